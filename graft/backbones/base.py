@@ -1,0 +1,94 @@
+"""What every backbone is: stages that run in order, and how items become a batch. Heavy: torch."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+# A batch and every state between stages: a tensor or a dict of tensors, items along the first axis of each.
+State = torch.Tensor | dict[str, torch.Tensor]
+
+
+class Backbone(nn.Module):
+    """A pretrained network without its head, as a list of stages.
+
+    name: as the user wrote it, e.g. "timm:resnet18". modality: "image" or "text". width: d, length of a feature vector.
+    stages: each maps a State to a State; the last gives the pooled features (n, d). A layer group is the parameters of
+    one stage, and every parameter is in exactly one.
+    stage_names: one word each, e.g. "stem", "layer1", "pool".
+    prepare: (items, rng) -> batch. rng None: the view that is judged; a numpy Generator: a random training view, where
+    the modality has one.
+    fresh: (seed) -> an untrained backbone of the same architecture, for the from-scratch control.
+    write: (backbone, folder) -> None. Writes config, preprocessing and weights so that `checkpoint:FOLDER` loads it again.
+    preprocessing: everything that decides what `prepare` gives (size, mean, tokenizer, ...), as plain values.
+    card: "licence", "pretrained_on", "published" where known, as text.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        modality: str,
+        width: int,
+        stages: Sequence[tuple[str, nn.Module]],
+        prepare: Callable[[Sequence[Any], np.random.Generator | None], State],
+        fresh: Callable[[int], "Backbone"],
+        write: Callable[["Backbone", Path], None],
+        preprocessing: dict[str, Any],
+        card: dict[str, str],
+    ) -> None:
+        super().__init__()
+        self.name, self.modality, self.width = name, modality, width
+        self.stage_names = tuple(stage_name for stage_name, _ in stages)
+        self.stages = nn.ModuleList(stage for _, stage in stages)
+        self._prepare, self._fresh, self._write = prepare, fresh, write
+        self.preprocessing, self.card = preprocessing, card
+        self.eval()
+
+    @property
+    def depth(self) -> int:
+        """Number of layer groups, one for each stage (a stage may have no parameters)."""
+        return len(self.stages)
+
+    def prepare(self, items: Sequence[Any], rng: np.random.Generator | None = None) -> State:
+        """n items -> the batch that the first stage takes. rng: draws a training view; None: the view that is judged."""
+        return self._prepare(items, rng)
+
+    def forward(self, state: State, start: int = 0, stop: int | None = None) -> State:
+        """Run stages start..stop-1 on the output of stage start-1; all of them on a batch gives features (n, d)."""
+        for stage in self.stages[start:stop]:
+            state = stage(state)
+        return state
+
+    def groups(self) -> list[list[nn.Parameter]]:
+        """The parameters of each stage, input side first."""
+        return [list(stage.parameters()) for stage in self.stages]
+
+    def set_trainable(self, trainable: Sequence[bool]) -> None:
+        """Per stage: True learns and is in training mode, False is frozen and in evaluation mode."""
+        assert len(trainable) == self.depth
+        for stage, learns in zip(self.stages, trainable, strict=True):
+            stage.train(learns)
+            stage.requires_grad_(learns)
+
+    def reset(self, seed: int = 0) -> None:
+        """Replace the weights by fresh random ones, as its family initialises them."""
+        self.load_state_dict(self._fresh(seed).state_dict())
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `checkpoint:FOLDER` loads to the same features."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write(self, folder)
+
+    def fingerprint(self) -> str:
+        """32 hex digits over weights and preprocessing: equal digits, equal features."""
+        digest = hashlib.blake2b(json.dumps(self.preprocessing, sort_keys=True).encode(), digest_size=16)
+        for key, tensor in self.state_dict().items():
+            digest.update(f"{key}\0{tuple(tensor.shape)}\0{tensor.dtype}\0".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
