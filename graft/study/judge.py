@@ -1,0 +1,145 @@
+"""Judging: folds that no choice has seen, the controls on the same folds, intervals and the verdict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graft.data import Dataset, folds
+from graft.evaluate import METRICS, decide, interval_over_folds, interval_over_items, measure, metrics_for, signed, verdict, verdict_on_items
+from graft.records import Score, Verdict
+from graft.study.controls import SCRATCH, Classical, Scratch
+from graft.study.material import Candidate, Choice, Material
+
+_FOLDS = 5
+# Repeats narrow the interval; with frozen features they cost next to nothing, with many items they are not needed.
+_REPEATS, _REPEAT_AT_MOST = 2, 5000
+
+Fold = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Who is trained on and who is judged. words: the same as a sentence. one_test: a single given part is judged."""
+
+    folds: list[Fold]
+    train: np.ndarray
+    words: str
+    one_test: bool
+
+
+def parts(dataset: Dataset, seed: int, repeat: bool) -> Parts:
+    """The given test part (or, without one, the given validation part), else repeated stratified cross-validation."""
+    n = len(dataset)
+    given = np.full(n, "train") if dataset.split is None else np.asarray(dataset.split)
+    for name in ("test", "validation"):
+        judged = np.flatnonzero(given == name)
+        train = np.flatnonzero(given != name)
+        if len(judged) and len(train):
+            words = f"the given {name} part: {len(judged)} items, trained on the other {len(train)}"
+            return Parts([(train, judged)], train, words, True)
+    n_units = n if (blocks := dataset.blocks()) is None else len(np.unique(blocks))
+    k, repeats = min(_FOLDS, n_units), _REPEATS if repeat and n <= _REPEAT_AT_MOST else 1
+    cut = folds(dataset.target, dataset.task, k, seed, repeats=repeats, blocks=blocks)
+    kept = " with groups and near-copies kept together" if blocks is not None else ""
+    words = f"{k}-fold cross-validation, {repeats} repeat{'s' if repeats > 1 else ''}{kept}, choosing inside each fold"
+    return Parts(cut, np.arange(n), words, False)
+
+
+@dataclass
+class Judged:
+    """Held-out outputs fold by fold. outputs: name -> one (n_test, ...) array a fold; scratch may have fewer."""
+
+    material: Material
+    parts: Parts
+    outputs: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    choices: list[Choice] = field(default_factory=list)
+
+    def scores(self, name: str, metric: str | None = None) -> list[float]:
+        """One score a fold, in the metric's own unit."""
+        metric = metric or self.material.metric
+        pairs = zip(self.parts.folds, self.outputs[name], strict=False)
+        return [measure(metric, self.material.target[test], outputs) for (_, test), outputs in pairs]
+
+    def score(self, name: str, metric: str | None = None) -> Score:
+        metric = metric or self.material.metric
+        if self.parts.one_test:
+            return interval_over_items(metric, self.material.target[self.parts.folds[0][1]], self.outputs[name][0], self.material.seed)
+        scores = self.scores(name, metric)
+        n_train, n_test = self._sizes(len(scores))
+        judged = len(np.unique(np.concatenate([test for _, test in self.parts.folds[: len(scores)]])))
+        return interval_over_folds(scores, n_train, n_test, n=judged, metric=metric, seeds=(self.material.seed,))
+
+    def metrics(self) -> dict[str, Score]:
+        """Every metric of the task for the chosen model."""
+        return {metric: self.score(TRANSFER, metric) for metric in metrics_for(self.material.task)}
+
+    def verdict(self, control: str) -> Verdict:
+        material = self.material
+        if self.parts.one_test:
+            y = material.target[self.parts.folds[0][1]]
+            return verdict_on_items(
+                material.metric, y, self.outputs[TRANSFER][0], self.outputs[control][0], seed=material.seed, against=control
+            )
+        shared = len(self.outputs[control])
+        turned = [[signed(material.metric, value) for value in self.scores(name)[:shared]] for name in (TRANSFER, control)]
+        n_train, n_test = self._sizes(shared)
+        return verdict(*turned, n_train=n_train, n_test=n_test, against=control, n=self.score(control).n)
+
+    def better_control(self) -> str:
+        """The control with the higher mean score; what it was compared on is what it was judged on."""
+        controls = [name for name in self.outputs if name != TRANSFER]
+        return max(controls, key=lambda name: signed(self.material.metric, self.score(name).value))
+
+    def first_pass(self) -> tuple[np.ndarray, np.ndarray]:
+        """(index, outputs) of the chosen model with each judged item once: the first repeat."""
+        seen: set[int] = set()
+        index, outputs = [], []
+        for (_, test), answers in zip(self.parts.folds, self.outputs[TRANSFER], strict=True):
+            if seen & set(test.tolist()):
+                break
+            seen.update(test.tolist())
+            index.append(test)
+            outputs.append(answers)
+        return np.concatenate(index), np.concatenate(outputs)
+
+    def _sizes(self, n_folds: int) -> tuple[int, int]:
+        some = self.parts.folds[:n_folds]
+        return round(np.mean([len(train) for train, _ in some])), round(np.mean([len(test) for _, test in some]))
+
+
+TRANSFER = "transfer"
+
+
+def judge_transfer(material: Material, cut: Parts, strategies: Sequence[str]) -> Judged:
+    """Choose and fit inside each fold's training part, then answer for its test part once."""
+    judged = Judged(material, cut)
+    judged.outputs[TRANSFER] = []
+    for train, test in cut.folds:
+        choice = material.choose(train, strategies)
+        judged.choices.append(choice)
+        judged.outputs[TRANSFER].append(material.fit_and_predict(choice.candidate, train, test))
+    return judged
+
+
+def judge_controls(judged: Judged, classical: Classical, scratch: Scratch) -> None:
+    """The controls on the same folds; scratch on the first ones that its plan has time for."""
+    judged.outputs[classical.name] = [classical.fit_and_predict(train, test) for train, test in judged.parts.folds]
+    judged.outputs[SCRATCH] = [scratch.fit_and_predict(train, test) for train, test in judged.parts.folds[: scratch.plan.folds]]
+
+
+def most_wrong(material: Material, index: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """Positions of the wrong answers, the surest first; for a regression the largest errors first."""
+    y = material.target[index]
+    if material.task == "regression":
+        return np.argsort(-np.abs(y - outputs), kind="stable")
+    per_item = METRICS["log_loss"].per_item(y, outputs)
+    decided = decide(y, outputs)
+    wrong = np.flatnonzero((decided != y) if y.ndim == 1 else (decided != y).any(axis=1))
+    return wrong[np.argsort(-per_item[wrong], kind="stable")]
+
+
+def majority(choices: Sequence[Choice]) -> Candidate:
+    """The candidate chosen most often, the first of equals."""
+    names = [choice.candidate for choice in choices]
+    return max(names, key=names.count)

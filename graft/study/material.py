@@ -1,0 +1,196 @@
+"""What every candidate of a study is fitted on: the data, the backbones, their features, and the folds."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graft.backbones import Backbone, load_backbone
+from graft.data import Dataset, View, folds, holdout
+from graft.errors import GraftError
+from graft.evaluate import METRICS, default_metric, interval_over_items, measure, metrics_for, signed
+from graft.features import extract, throughput
+from graft.heads import cross_validate, fit_head
+from graft.records import Epoch, Score, Step
+from graft.strategies import STRATEGIES, make_plan
+from graft.transfer import Transfer
+
+Progress = Callable[[Step | Epoch], None] | None
+
+INNER_FOLDS = 5
+_HELD_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backbone and what to do with it."""
+
+    backbone: str
+    strategy: str
+
+
+@dataclass
+class Material:
+    """A checked data set with what is computed from it once: backbones loaded, features extracted.
+
+    metric: name of the one that is chosen by. choosing and judging get their items by index (n,) into the data set.
+    """
+
+    dataset: Dataset
+    names: Sequence[str]
+    metric: str
+    seed: int
+    progress: Progress = None
+    backbones: dict[str, Backbone] = field(default_factory=dict)
+    speeds: dict[str, float] = field(default_factory=dict)
+    _features: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            self.backbones[name] = load_backbone(name)
+            reads = self.backbones[name].modality
+            if reads != ("text" if self.dataset.modality == "table" else self.dataset.modality):
+                raise GraftError(f"backbone {name} reads {reads}s, {self.dataset.name} holds {self.dataset.modality}s. Name another backbone.")
+            self.speeds[name] = throughput(self.backbones[name], self.dataset.items)
+        self.task, self.target = self.dataset.task, np.asarray(self.dataset.target)
+        self.blocks = self.dataset.blocks()
+
+    def features(self, name: str) -> np.ndarray:
+        """(n, d) of every item, extracted once."""
+        if name not in self._features:
+            self._features[name] = extract(self.backbones[name], self.dataset.items, progress=self.progress)
+        return self._features[name]
+
+    def items(self, index: np.ndarray) -> Sequence[Any]:
+        return View(self.dataset.items, index)
+
+    def blocks_of(self, index: np.ndarray) -> np.ndarray | None:
+        return None if self.blocks is None else self.blocks[index]
+
+    def better(self, outputs: np.ndarray, index: np.ndarray) -> float:
+        """The metric of outputs for these items, turned so that greater is better."""
+        return signed(self.metric, measure(self.metric, self.target[index], outputs))
+
+    def inner_folds(self, index: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Folds of these items, as positions in index: choosing happens on them alone."""
+        blocks = self.blocks_of(index)
+        n_units = len(index) if blocks is None else len(np.unique(blocks))
+        return folds(self.target[index], self.task, min(INNER_FOLDS, n_units), self.seed, blocks=blocks)
+
+    def fit(self, candidate: Candidate, index: np.ndarray) -> Transfer:
+        """The candidate fitted on these items, as a model."""
+        model = Transfer(self.backbones[candidate.backbone], candidate.strategy, random_state=self.seed)
+        return model.fit_encoded(
+            self.items(index),
+            self.target[index],
+            self.task,
+            self.dataset.classes,
+            blocks=self.blocks_of(index),
+            metric=self.metric,
+            progress=self.progress,
+        )
+
+    def fit_and_predict(self, candidate: Candidate, index: np.ndarray, judged: np.ndarray) -> np.ndarray:
+        """Outputs for the judged items of the candidate fitted on the items in index."""
+        if trains(self.plan(candidate)):
+            return self.fit(candidate, index).predict_outputs(self.items(judged))
+        features = self.features(candidate.backbone)
+        head = fit_head(features[index], self.target[index], self.task, **self._head_settings(index))
+        return head.outputs(features[judged])
+
+    def plan(self, candidate: Candidate) -> Any:
+        model = Transfer()
+        return make_plan(candidate.strategy, self.backbones[candidate.backbone].depth, model.epochs, model.lr)
+
+    def rank(self, index: np.ndarray) -> list[dict[str, Any]]:
+        """Backbones by the cross-validated score of a head on their frozen features, best first.
+
+        Rows: backbone, score, interval (95 %, over items), seconds (extraction and heads), cost (items a second).
+        """
+        rows = []
+        for name in self.names:
+            begun = time.perf_counter()
+            features = self.features(name)[index]
+            settings = self._head_settings(index)
+            settings.pop("blocks")
+            outputs = cross_validate(features, self.target[index], self.task, self.inner_folds(index), **settings)
+            score = interval_over_items(self.metric, self.target[index], outputs, self.seed)
+            spent = len(index) / self.speeds[name] + time.perf_counter() - begun
+            rows.append({"backbone": name, "score": score.value, "interval": score.interval, "seconds": spent, "cost": self.speeds[name]})
+        # Ties go to the faster backbone.
+        return sorted(rows, key=lambda row: (-signed(self.metric, row["score"]), -row["cost"]))
+
+    def choose(self, index: np.ndarray, strategies: Sequence[str], ranking: Sequence[dict[str, Any]] | None = None) -> "Choice":
+        """The best candidate, by what these items alone say.
+
+        The backbone is the first of the ranking. Strategies that train compete on one held-out part against the frozen
+        head on the same items; the cheaper wins a tie.
+        """
+        if ranking is None and len(self.names) > 1:
+            ranking = self.rank(index)
+        backbone = ranking[0]["backbone"] if ranking else self.names[0]
+        rivals = [Candidate(backbone, strategy) for strategy in strategies]
+        if len(rivals) == 1:
+            return Choice(rivals[0], [])
+        blocks = self.blocks_of(index)
+        inner, held = (index[part] for part in holdout(self.target[index], self.task, _HELD_SHARE, self.seed, blocks=blocks))
+        rows, outputs = [], {}
+        for rival in rivals:
+            begun = time.perf_counter()
+            outputs[rival] = self.fit_and_predict(rival, inner, held)
+            score = interval_over_items(self.metric, self.target[held], outputs[rival], self.seed)
+            rows.append(_row(rival, score, time.perf_counter() - begun))
+        best = max(rivals, key=lambda rival: self.better(outputs[rival], held))
+        return Choice(best, rows)
+
+    def _head_settings(self, index: np.ndarray) -> dict[str, Any]:
+        return {
+            "n_classes": len(self.dataset.classes) or None,
+            "seed": self.seed,
+            "metric": self.metric,
+            "blocks": self.blocks_of(index),
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen candidate, and a row for each rival: backbone, strategy, score, interval, n, seconds; none without a rival."""
+
+    candidate: Candidate
+    rows: list[dict[str, Any]]
+
+
+def _row(candidate: Candidate, score: Score, seconds: float) -> dict[str, Any]:
+    return {
+        "backbone": candidate.backbone,
+        "strategy": candidate.strategy,
+        "score": score.value,
+        "interval": score.interval,
+        "n": score.n,
+        "seconds": seconds,
+    }
+
+
+def trains(plan: Any) -> bool:
+    """Whether a plan moves the backbone: a head alone is solved for on frozen features."""
+    return plan.reset or any(any(phase.lr) for phase in plan.phases)
+
+
+def choose_metric(dataset: Dataset, metric: str | None) -> tuple[str, str]:
+    """The metric to choose by, and why in words. Raises GraftError for one that does not judge this task."""
+    if metric is None:
+        return default_metric(dataset.task, dataset.target)
+    if metric not in METRICS or dataset.task not in METRICS[metric].tasks:
+        raise GraftError(f"metric {metric!r} does not judge {dataset.task}, expected one of {', '.join(metrics_for(dataset.task))}.")
+    return metric, "as asked for"
+
+
+def known_strategies(names: Sequence[str]) -> list[str]:
+    """The names, each checked; the scratch control is no way to transfer."""
+    for name in names:
+        STRATEGIES[name]
+        if name == "scratch":
+            raise GraftError("strategy 'scratch' is the control of every run, expected one that starts from pretrained weights.")
+    return list(dict.fromkeys(names))

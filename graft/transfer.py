@@ -1,0 +1,345 @@
+"""`Transfer`: a pretrained backbone put to work on labelled items, as a scikit-learn estimator."""
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.numpy import load_file, save_file
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import check_is_fitted
+
+from graft.backbones import Backbone, load_backbone
+from graft.data import holdout, load_unlabelled
+from graft.errors import GraftError, near_miss
+from graft.evaluate import METRICS, default_metric, signed
+from graft.features import extract
+from graft.heads import LinearHead, fit_head
+from graft.records import TASKS, Epoch, Phase, Plan, Step, Task
+from graft.strategies import make_plan
+from graft.train import train
+
+FORMAT = 1  # of the saved folder
+_VALIDATION_SHARE = 0.2
+_PATIENCE = 3  # epochs without a better validation score before a phase ends
+
+Progress = Callable[[Step | Epoch], None] | None
+
+
+class Transfer(ClassifierMixin, BaseEstimator):
+    """A pretrained backbone, retrained as a strategy says, with a head of its own.
+
+    backbone: a name ("sentence:minilm", "timm:resnet18", "checkpoint:FOLDER") or a Backbone.
+    strategy: a name (`graft list strategies`), a function (depth, epochs, lr) -> Plan, or a Plan.
+    task: "classification", "multilabel" or "regression"; "auto" tells by y: numbers with fractions are a regression,
+    a list of labels for each item (or a matrix of 0 and 1) is multi-label, all else is classification.
+    head: kind of the closed-form or convex head ("logistic", "lda", "ridge"; "auto" chooses inside the training data).
+    epochs, lr: what the strategy is called with. lr is the head's rate; backbones learn at fractions of it.
+    class_weight: None, or "balanced".
+    random_state: seed of everything drawn; the same call twice gives the same model.
+
+    After fit: `classes_`, `task_`, `plan_`, `backbone_`, `head_`, `history_` (an Epoch for each epoch trained).
+    A leading phase in which only the head learns is convex, so its optimum is solved for instead of descended to.
+    """
+
+    def __init__(
+        self,
+        backbone: "str | Backbone" = "sentence:minilm",
+        strategy: "str | Plan | Callable[..., Plan]" = "feature_extraction",
+        *,
+        task: str = "auto",
+        head: str = "auto",
+        epochs: int = 10,
+        lr: float = 1e-3,
+        class_weight: str | None = None,
+        random_state: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.strategy = strategy
+        self.task = task
+        self.head = head
+        self.epochs = epochs
+        self.lr = lr
+        self.class_weight = class_weight
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> "Transfer":
+        """X: n file paths, PIL images, arrays (h, w[, 3]) of uint8, texts, or a DataFrame. y: n labels.
+
+        groups: (n,), items that share a value stay on one side when something is held out for choosing. Returns self.
+        Raises GraftError where X and y do not fit each other, the backbone or the task.
+        """
+        task, target, classes = encode(y, self.task)
+        items = as_items(X, self._load_backbone().modality)
+        if len(items) != len(target):
+            raise GraftError(f"X has {len(items)} items and y has {len(target)} labels, expected one label an item.")
+        return self.fit_encoded(items, target, task, classes, blocks=groups)
+
+    def fit_encoded(
+        self,
+        items: Sequence[Any],
+        target: np.ndarray,
+        task: Task,
+        classes: Sequence[Any],
+        *,
+        blocks: np.ndarray | None = None,
+        validation: tuple[Sequence[Any], np.ndarray] | None = None,
+        metric: str | None = None,
+        progress: Progress = None,
+    ) -> "Transfer":
+        """`fit` for what is already a Dataset's: items, and labels encoded as `encode` gives them.
+
+        validation: (items, target) for early stopping; without it a fifth of the items is held out where the plan trains.
+        metric: name of the metric that early stopping watches.
+        """
+        backbone = self._load_backbone()
+        self.task_, self.classes_ = task, np.asarray(classes, dtype=None if len(classes) else str)
+        self.plan_ = (
+            self.strategy if isinstance(self.strategy, Plan) else make_plan(self.strategy, backbone.depth, self.epochs, self.lr)
+        )
+        self.history_: list[Epoch] = []
+        metric = metric or default_metric(task, target)[0]
+        phases = self.plan_.phases
+        solved = not self.plan_.reset and (not phases or _only_head(phases[0]))
+        if solved:
+            phases = phases[1:]
+        if phases and validation is None:
+            inner, held = holdout(target, task, _VALIDATION_SHARE, self.random_state, blocks=blocks)
+            validation = ([items[i] for i in held], target[held])
+            items, target = [items[i] for i in inner], target[inner]
+            blocks = None if blocks is None else np.asarray(blocks)[inner]
+        head = None
+        if solved:
+            features = extract(backbone, items, progress=progress)
+            head = fit_head(
+                features,
+                target,
+                task,
+                kind=self.head,
+                n_classes=len(classes) or None,
+                class_weight=self.class_weight,
+                seed=self.random_state,
+                blocks=blocks,
+            )
+        if phases:
+            backbone = copy.deepcopy(backbone)
+            plan = Plan(phases, self.plan_.reset, self.plan_.lora_rank)
+            head = self._train(backbone, head, plan, items, target, validation, metric, progress)
+        assert head is not None
+        self.backbone_, self.head_, self.tuned_ = backbone, head, bool(phases)
+        return self
+
+    def _train(
+        self,
+        backbone: Backbone,
+        start: LinearHead | None,
+        plan: Plan,
+        items: Sequence[Any],
+        target: np.ndarray,
+        validation: Any,
+        metric: str,
+        progress: Progress,
+    ) -> LinearHead:
+        regression = self.task_ == "regression"
+        # A network learns a target of mean 0 and scale 1; the head gives it back in the user's unit.
+        centre, scale = (float(target.mean()), float(target.std()) or 1.0) if regression else (0.0, 1.0)
+        head = _torch_head(start, backbone.width, max(1, len(self.classes_)), centre, scale, self.random_state)
+
+        def better(y: np.ndarray, outputs: np.ndarray) -> float:
+            return signed(metric, METRICS[metric](y, outputs))
+
+        if regression:
+            target = (target - centre) / scale
+            validation = (validation[0], (validation[1] - centre) / scale)
+        for event in train(
+            backbone,
+            head,
+            plan,
+            items,
+            target,
+            task=self.task_,
+            validation=validation,
+            seed=self.random_state,
+            class_weight=self.class_weight,
+            patience=_PATIENCE,
+            metric=better,
+            progress=progress,
+        ):
+            self.history_.append(event)
+        return _linear_head(head, self.task_, centre, scale)
+
+    def predict_outputs(self, X: Any, progress: Progress = None) -> np.ndarray:
+        """Classification and multi-label: probabilities (n, c). Regression: values (n,)."""
+        check_is_fitted(self, "head_")
+        items = as_items(X, self.backbone_.modality)
+        # A tuned backbone is one of many that a study makes: its features would fill the disk and never be asked for again.
+        return self.head_.outputs(extract(self.backbone_, items, cache=not self.tuned_, progress=progress))
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities (n, c), columns in the order of `classes_`. Raises GraftError on a regression."""
+        check_is_fitted(self, "head_")
+        if self.task_ == "regression":
+            raise GraftError("predict_proba: this model was fitted on numbers (a regression) and has no classes. Use predict.")
+        return self.predict_outputs(X)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Labels (n,); for multi-label a matrix (n, c) of 0 and 1; for a regression values (n,)."""
+        return self.decode(self.predict_outputs(X))
+
+    def decode(self, outputs: np.ndarray) -> np.ndarray:
+        """What `predict` answers, from the outputs of `predict_outputs`."""
+        if self.task_ == "regression":
+            return outputs
+        if self.task_ == "multilabel":
+            return (outputs >= 0.5).astype(int)
+        return self.classes_[outputs.argmax(1)]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy, or for a regression R2."""
+        from sklearn.metrics import accuracy_score, r2_score
+
+        judge = r2_score if self.task_ == "regression" else accuracy_score
+        truth = encode(y, "multilabel", self.classes_)[1] if self.task_ == "multilabel" else np.asarray(y)
+        return float(judge(truth, self.predict(X), sample_weight=sample_weight))
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `Transfer.load` opens again: backbone, head (safetensors), classes, preprocessing."""
+        check_is_fitted(self, "head_")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backbone_.save(folder / "backbone")
+        arrays, facts = self.head_.to_arrays()
+        save_file(arrays, folder / "head.safetensors")
+        about = {
+            "format": FORMAT,
+            "task": self.task_,
+            "classes": self.classes_.tolist(),
+            "head": facts,
+            "backbone": self.backbone_.name,
+            "tuned": self.tuned_,
+            "plan": {
+                "phases": [vars(phase) for phase in self.plan_.phases],
+                "reset": self.plan_.reset,
+                "lora_rank": self.plan_.lora_rank,
+            },
+            "preprocessing": self.backbone_.preprocessing,
+        }
+        (folder / "graft.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Transfer":
+        """A model saved by `save`; the folder of a run is opened at its `model/`.
+
+        Raises GraftError when the folder holds no model, or one written by a newer graft.
+        """
+        folder = Path(folder)
+        if not (folder / "graft.json").is_file() and (folder / "model" / "graft.json").is_file():
+            folder = folder / "model"
+        if not (folder / "graft.json").is_file():
+            what = "has no graft.json" if folder.is_dir() else "is no folder"
+            raise GraftError(f"{folder} {what}, expected the folder of a run (`graft run DATA --out RUN`) or its model/.")
+        about = json.loads((folder / "graft.json").read_text(encoding="utf-8"))
+        if about["format"] > FORMAT:
+            raise GraftError(
+                f"{folder} is written in format {about['format']}, this graft reads up to {FORMAT}. Run: pip install -U graft"
+            )
+        model = cls(backbone=about["backbone"], task=about["task"])
+        model.backbone_ = load_backbone(f"checkpoint:{folder / 'backbone'}")
+        model.backbone_.name = about["backbone"]
+        model.head_ = LinearHead.from_arrays(load_file(folder / "head.safetensors"), about["head"])
+        model.task_, model.tuned_, model.history_ = about["task"], about["tuned"], []
+        model.classes_ = np.asarray(about["classes"], dtype=None if about["classes"] else str)
+        plan = about["plan"]
+        phases = tuple(Phase(**{**phase, "lr": tuple(phase["lr"])}) for phase in plan["phases"])
+        model.plan_ = Plan(phases, plan["reset"], plan["lora_rank"])
+        return model
+
+    def _load_backbone(self) -> Backbone:
+        return load_backbone(self.backbone) if isinstance(self.backbone, str) else self.backbone
+
+
+def as_items(X: Any, modality: str) -> list[Any]:
+    """X as `Transfer.fit` takes it -> a list of items for a backbone of this modality."""
+    if isinstance(X, pd.DataFrame):
+        return list(load_unlabelled(X, modality=modality).items)
+    if isinstance(X, str | Path):
+        raise GraftError(f"X is the single string {str(X)!r}, expected a list of {'texts' if modality == 'text' else 'images'}.")
+    items = X.tolist() if isinstance(X, np.ndarray) and X.ndim == 1 else list(X)
+    if modality == "text":
+        wrong = next((item for item in items if not isinstance(item, str)), None)
+        if wrong is not None:
+            raise GraftError(f"X holds a {type(wrong).__name__}, expected texts (str), since the backbone reads text.")
+    return items
+
+
+def encode(y: Any, task: str = "auto", classes: Any = None) -> tuple[Task, np.ndarray, list[Any]]:
+    """(task, target, classes). target: classification (n,) int64 indices into classes; multi-label (n, c) of 0.0 and 1.0;
+    regression (n,) float64 with no classes.
+
+    classes: fixed names in their order; without them the sorted labels that occur.
+    Raises GraftError on an unknown task, missing labels, a single class, or a label that is not among `classes`.
+    """
+    if task not in ("auto", *TASKS):
+        raise GraftError(f"task {task!r}, expected 'auto', {', '.join(map(repr, TASKS))}.{near_miss(task, TASKS)}")
+    lists = len(y) > 0 and all(isinstance(labels, list | tuple | set) for labels in y)
+    if task == "multilabel" or (task == "auto" and (lists or np.ndim(y) == 2)):
+        return _encode_multilabel(y, lists, classes)
+    labels = np.asarray(y)
+    missing = int(pd.isna(labels).sum())
+    if missing:
+        first = int(np.flatnonzero(pd.isna(labels))[0])
+        raise GraftError(f"y has {missing} missing labels, the first at position {first}. Leave those items out or label them.")
+    if task == "regression" or (task == "auto" and type_of_target(labels) == "continuous"):
+        return "regression", labels.astype(np.float64), []
+    names = sorted(set(labels.tolist())) if classes is None else list(classes)
+    if len(names) < 2:
+        raise GraftError(f"y has one class only ({names[0]!r}), expected at least two." if names else "y is empty, expected labels.")
+    number = {name: i for i, name in enumerate(names)}
+    strange = [label for label in labels.tolist() if label not in number]
+    if strange:
+        raise GraftError(f"y has the label {strange[0]!r}, expected one of {names}.{near_miss(strange[0], names)}")
+    return "classification", np.array([number[label] for label in labels.tolist()], dtype=np.int64), names
+
+
+def _encode_multilabel(y: Any, lists: bool, classes: Any) -> tuple[Task, np.ndarray, list[Any]]:
+    if not lists:
+        matrix = np.asarray(y, dtype=np.float64)
+        if matrix.ndim != 2 or not np.isin(matrix, (0.0, 1.0)).all():
+            raise GraftError(f"multi-label y has shape {matrix.shape}, expected a list of labels an item, or a matrix (n, c) of 0 and 1.")
+        return "multilabel", matrix, list(range(matrix.shape[1])) if classes is None else list(classes)
+    names = sorted({label for labels in y for label in labels}) if classes is None else list(classes)
+    return "multilabel", np.array([[float(name in labels) for name in names] for labels in y]), names
+
+
+def _only_head(phase: Phase) -> bool:
+    return not any(phase.lr)
+
+
+def _torch_head(start: LinearHead | None, width: int, outputs: int, centre: float, scale: float, seed: int) -> torch.nn.Linear:
+    """A linear layer, small and random, or equal to a fitted head."""
+    head = torch.nn.Linear(width, outputs)
+    with torch.no_grad():
+        if start is None:
+            generator = torch.Generator().manual_seed(seed)
+            head.weight.normal_(0.0, 0.01, generator=generator)
+            head.bias.zero_()
+        else:
+            # mean and scale of the features are folded into weight and bias.
+            weight = start.weight / start.scale[:, None]
+            bias = (start.bias - start.mean @ weight - centre) / scale
+            head.weight.copy_(torch.as_tensor(weight.T / scale))
+            head.bias.copy_(torch.as_tensor(bias))
+    return head
+
+
+def _linear_head(head: torch.nn.Linear, task: str, centre: float, scale: float) -> LinearHead:
+    weight = head.weight.detach().numpy().T.astype(np.float64) * scale
+    bias = head.bias.detach().numpy().astype(np.float64) * scale + centre
+    link = {"classification": "softmax", "multilabel": "sigmoid", "regression": "identity"}[task]
+    width = len(weight)
+    return LinearHead(mean=np.zeros(width), scale=np.ones(width), weight=weight, bias=bias, link=link, kind="trained", strength=0.0)
