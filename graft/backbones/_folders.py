@@ -21,14 +21,14 @@ _INSIDE = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_e
 _PREFIXES = ("module.", "model.", "backbone.")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises GraftError naming the file where it is none."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The object (or, with kind=list, the list) in a JSON file. Raises GraftError naming the file where it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise GraftError(f"{path}: cannot be read as JSON ({error}). Write or download it again.") from error
-    if not isinstance(content, dict):
-        raise GraftError(f"{path}: holds a {type(content).__name__}, expected an object of settings.")
+    if not isinstance(content, kind):
+        raise GraftError(f"{path}: holds a {type(content).__name__}, expected a {kind.__name__}. Write or download it again.")
     return content
 
 
@@ -107,20 +107,29 @@ def _listed(what: str, names: list[str], total: int) -> str:
 
 def own_names(network: nn.Module, stages: Sequence[tuple[str, nn.Module]]) -> dict[str, str]:
     """What the tensors of a Backbone made of these stages are called in the network that was cut into them."""
-    names = {id(tensor): name for name, tensor in network.state_dict(keep_vars=True).items()}
+    names: dict[int, str] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        # Of tied weights the first name is the one that a load expects.
+        names.setdefault(id(tensor), name)
     cut = nn.ModuleList(stage for _, stage in stages).state_dict(prefix="stages.", keep_vars=True)
     return {key: names[id(tensor)] for key, tensor in cut.items()}
 
 
 def write(backbone: Backbone, folder: Path, names: Mapping[str, str], config: Mapping[str, Any]) -> None:
-    """config.json, then model.safetensors under the network's own names. Each appears whole or not at all."""
-    tensors = {names[key]: tensor.detach().cpu().contiguous() for key, tensor in backbone.state_dict().items()}
-    put(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=1, default=list), encoding="utf-8"))
+    """config.json, and model.safetensors with the tensors that have a name, under the network's own names. Each appears whole or not at all."""
+    tensors = {names[key]: tensor.detach().cpu().contiguous() for key, tensor in backbone.state_dict().items() if key in names}
+    put_json(folder / "config.json", config)
     put(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+
+
+def put_json(path: Path, content: Any) -> None:
+    """Write settings as JSON, making the folder where it is missing."""
+    put(path, lambda part: part.write_text(json.dumps(content, indent=1, default=list), encoding="utf-8"))
 
 
 def put(path: Path, writing: Callable[[Path], object]) -> None:
     """Write under a temporary name, then rename: a killed run leaves no half-written file under the final one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     writing(temporary)
     os.replace(temporary, path)
