@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from graft.backbones.base import Backbone
 
 # Every file here is a source of weights and has `load(name)`, but for base.py and those that begin with an underscore.
-SOURCES: tuple[str, ...] = tuple(sorted(found.name for found in pkgutil.iter_modules(__path__) if found.name != "base" and found.name[0] != "_"))
+SOURCES: tuple[str, ...] = tuple(
+    sorted(found.name for found in pkgutil.iter_modules(__path__) if found.name != "base" and found.name[0] != "_")
+)
 
 # Offline first. The hub names are small, well-tested networks that run on a CPU.
 _SHORTLIST = {
@@ -33,7 +36,7 @@ def load_backbone(name: str) -> "Backbone":
         raise GraftError(f"backbone {name!r} is a path, expected SOURCE:NAME. Did you mean 'checkpoint:{name}'?")
     if source in SOURCES:
         raise GraftError(f"backbone {name!r} has no name behind the source, expected {source}:NAME.")
-    hint = near_miss(source, SOURCES) if colon else _missing_source(name)
+    hint = near_miss(name, [f"{known}:{rest}" for known in SOURCES]) if colon else _missing_source(name)
     raise GraftError(f"backbone {name!r}: expected SOURCE:NAME with one of the sources {', '.join(SOURCES)}.{hint}")
 
 
@@ -52,3 +55,21 @@ def _missing_source(name: str) -> str:
         if timm.is_model(name):
             return f" Did you mean 'timm:{name}'?"
     return f" Did you mean 'hf:{name}' or 'timm:{name}'?"
+
+
+def on_disk(modality: str) -> list[str]:
+    """Backbones of a modality that load now without a network: what installed packages carry. Local folders are named by their owner.
+
+    modality: "image", "text" or "table" (rows are read as text).
+    """
+    from graft.backbones import sentence
+
+    return ["sentence:minilm"] if modality in ("text", "table") and sentence.shipped_folder() is not None else []
+
+
+def shortlist(modality: str) -> list[str]:
+    """Candidates to start with when none are named: what is on the disk; where the hub may be asked, small well-tested networks too."""
+    local = on_disk(modality)
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return local
+    return list(dict.fromkeys([*local, *_SHORTLIST["image" if modality == "image" else "text"]]))

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import nn
 
 from graft import torchvision_ops
 from graft.backbones import _folders, _text_stages
+from graft.backbones._trial import tried
 from graft.backbones.base import Backbone, State
 from graft.errors import GraftError
 from graft.optional import require
@@ -65,14 +65,18 @@ def is_local(location: str) -> bool:
 
 def pretrained(auto_class: Any, location: str, name: str) -> nn.Module:
     """The network with its weights as float32. Raises GraftError listing weights that are missing or of another shape."""
-    network, info = auto_class.from_pretrained(
-        location, local_files_only=is_local(location), dtype=torch.float32, output_loading_info=True
-    )
+    network, info = auto_class.from_pretrained(location, local_files_only=is_local(location), dtype=torch.float32, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(_DROPPED))
     other_shape = sorted(str(key) for key in info["mismatched_keys"])
     if missing or other_shape:
-        parts = [f"{len(keys)} {what} ({', '.join(keys[:5])})" for what, keys in (("missing", missing), ("of another shape", other_shape)) if keys]
-        raise GraftError(f"{name}: the weights do not fit {type(network).__name__}: {'; '.join(parts)}. Check that weights and config.json belong together.")
+        parts = [
+            f"{len(keys)} {what} ({', '.join(keys[:5])})"
+            for what, keys in (("missing", missing), ("of another shape", other_shape))
+            if keys
+        ]
+        raise GraftError(
+            f"{name}: the weights do not fit {type(network).__name__}: {'; '.join(parts)}. Check that weights and config.json belong together."
+        )
     return network.eval()
 
 
@@ -133,7 +137,8 @@ def _assemble(network: Any, tokenizer: Any, pooling: Pooling, name: str, card: d
         "pooling": [*pooling.modes, *(["dense"] * len(pooling.dense)), *(["normalise"] if pooling.normalise else [])],
     }
     prepare = _preparer(tokenizer, preprocessing["max_tokens"], pooling.prompt)
-    stages = _stages(network, prepare(["a first text", "and a second one that is longer"], None), name)
+    batch = prepare(["a first text", "and a second one that is longer"], None)
+    stages, _ = tried(_text_stages.cut(network), _text_stages.Whole(network), batch, name)
     names = _folders.own_names(network, stages)
     tail, width = _tail(pooling, config, name)
     stages = [*stages, ("pool", tail)]
@@ -159,29 +164,6 @@ def _assemble(network: Any, tokenizer: Any, pooling: Pooling, name: str, card: d
         preprocessing=preprocessing,
         card=card,
     )
-
-
-def _stages(network: Any, batch: State, name: str) -> _text_stages.Stages:
-    """The network's stages, tried on two texts, so a member of a family that is built otherwise is noticed."""
-    whole = _text_stages.Whole(network)
-    with torch.inference_mode():
-        expected = whole(batch)["hidden"]
-        stages = _text_stages.cut(network)
-        if stages is not None:
-            state = batch
-            for _, stage in stages:
-                state = stage.eval()(state)
-            real = batch["attention_mask"].bool()
-            same = torch.allclose(state["hidden"][real], expected[real], rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-            kept = {id(parameter) for _, stage in stages for parameter in stage.parameters()}
-            if same and kept == {id(parameter) for parameter in network.parameters()}:
-                return stages
-    warnings.warn(
-        f"{name}: graft does not know how {type(network).__name__} is built, so it is one layer group: strategies that treat "
-        "lower and upper layers differently will treat it as a whole.",
-        stacklevel=5,
-    )
-    return [("network", whole)]
 
 
 def _preparer(tokenizer: Any, max_tokens: int, prompt: str) -> Callable[[Sequence[Any], np.random.Generator | None], Any]:
@@ -229,7 +211,9 @@ class _Dense(nn.Module):
         path = config.get("activation_function", "torch.nn.modules.activation.Tanh")
         activation = getattr(nn, path.rpartition(".")[2], None) if path.startswith("torch.nn.") else None
         if activation is None:
-            raise GraftError(f"{name}: a dense layer's activation_function is {path!r}, expected one of torch.nn, e.g. torch.nn.modules.activation.Tanh.")
+            raise GraftError(
+                f"{name}: a dense layer's activation_function is {path!r}, expected one of torch.nn, e.g. torch.nn.modules.activation.Tanh."
+            )
         self.linear = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
         self.activation = activation()
 
@@ -266,11 +250,17 @@ def _write(backbone: Backbone, folder: Path, names: dict[str, str], config: Any,
         _folders.put(folder / part / "model.safetensors", lambda path, own=own: save_file(own, path))
     if pooling.normalise:
         modules.append((f"{len(modules)}_Normalize", "Normalize"))
-    listed = [{"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"} for n, (path, kind) in enumerate(modules)]
+    listed = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"} for n, (path, kind) in enumerate(modules)
+    ]
     _folders.put_json(folder / "modules.json", listed)
-    _folders.put_json(folder / "sentence_bert_config.json", {"max_seq_length": backbone.preprocessing["max_tokens"], "do_lower_case": False})
+    _folders.put_json(
+        folder / "sentence_bert_config.json", {"max_seq_length": backbone.preprocessing["max_tokens"], "do_lower_case": False}
+    )
     if pooling.prompt:
-        _folders.put_json(folder / "config_sentence_transformers.json", {"prompts": {"default": pooling.prompt}, "default_prompt_name": "default"})
+        _folders.put_json(
+            folder / "config_sentence_transformers.json", {"prompts": {"default": pooling.prompt}, "default_prompt_name": "default"}
+        )
     _folders.write(backbone, folder, names, json.loads(config.to_json_string()))
 
 
@@ -294,9 +284,13 @@ def read_pooling(folder: Path, name: str) -> Pooling:
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     unknown = sorted(set(kinds) - {"Transformer", "Pooling", "Dense", "Normalize"})
     if unknown or kinds[:2] != ["Transformer", "Pooling"]:
-        raise GraftError(f"{name}: its modules are {', '.join(kinds)}, expected Transformer, Pooling, then Dense or Normalize. Choose another model.")
+        raise GraftError(
+            f"{name}: its modules are {', '.join(kinds)}, expected Transformer, Pooling, then Dense or Normalize. Choose another model."
+        )
     if modules[0].get("path"):
-        raise GraftError(f"{name}: its encoder lies in {modules[0]['path']!r}, expected it in the folder itself. Give that folder as hf: or checkpoint:.")
+        raise GraftError(
+            f"{name}: its encoder lies in {modules[0]['path']!r}, expected it in the folder itself. Give that folder as hf: or checkpoint:."
+        )
     modes: tuple[str, ...] = ()
     dense = []
     for module, kind in zip(modules, kinds, strict=True):
@@ -304,7 +298,9 @@ def read_pooling(folder: Path, name: str) -> Pooling:
         if kind == "Pooling":
             settings = _folders.read_json(part / "config.json")
             if settings.get("include_prompt") is False:
-                raise GraftError(f"{name}: its pooling leaves the prompt out (include_prompt), which graft does not do. Choose another model.")
+                raise GraftError(
+                    f"{name}: its pooling leaves the prompt out (include_prompt), which graft does not do. Choose another model."
+                )
             chosen = settings.get("pooling_mode") or [mode for mode, key in _LEGACY.items() if settings.get(key)] or "mean"
             modes = (chosen,) if isinstance(chosen, str) else tuple(chosen)
         elif kind == "Dense":

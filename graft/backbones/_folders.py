@@ -89,9 +89,17 @@ def fit(network: nn.Module, tensors: Tensors, where: str, head: Sequence[str] = 
     # Checkpoints of before 2018 lack the counter of a BatchNorm; it does not change what a network computes.
     missing = [name for name in own if name not in body and not name.endswith("num_batches_tracked")]
     left_over = [name for name in body if name not in own]
-    other_shape = [f"{name} {tuple(body[name].shape)} for {tuple(own[name].shape)}" for name in own if name in body and body[name].shape != own[name].shape]
+    other_shape = [
+        f"{name} {tuple(body[name].shape)} for {tuple(own[name].shape)}"
+        for name in own
+        if name in body and body[name].shape != own[name].shape
+    ]
     if missing or left_over or other_shape:
-        parts = [_listed("missing", missing, len(own)), _listed("left over", left_over, len(body)), _listed("of another shape", other_shape, len(own))]
+        parts = [
+            _listed("missing", missing, len(own)),
+            _listed("left over", left_over, len(body)),
+            _listed("of another shape", other_shape, len(own)),
+        ]
         raise GraftError(
             f"{where}: the weights do not fit {type(network).__name__}: {'; '.join(filter(None, parts))}. "
             "Check the architecture (and its model_args) against the one that was trained."

@@ -23,7 +23,7 @@ _TRAIN_RATIO = (3 / 4, 4 / 3)
 
 
 def preprocessing_of(config: dict[str, Any], where: str) -> dict[str, Any]:
-    """timm's keys of a checkpoint's config -> size_px (height, width), crop_pct, crop_mode, interpolation, mean, std.
+    """timm's keys of a checkpoint's config -> size_px and resize_px (height, width), crop_mode, interpolation, mean, std.
 
     config: may lack keys; timm's defaults then hold. where: what to name in an error.
     Raises GraftError for an unknown interpolation or crop mode, or another number of channels than 3.
@@ -42,7 +42,7 @@ def preprocessing_of(config: dict[str, Any], where: str) -> dict[str, Any]:
         raise GraftError(f"{where}: takes images of {channels} channels, expected 3 (red, green, blue). Choose another checkpoint.")
     return {
         "size_px": [int(height), int(width)],
-        "crop_pct": float(config.get("crop_pct") or 0.875),
+        "resize_px": [math.floor(side / (config.get("crop_pct") or 0.875)) for side in (height, width)],
         "crop_mode": crop_mode,
         "interpolation": interpolation,
         "mean": [float(value) for value in config.get("mean") or (0.485, 0.456, 0.406)],
@@ -79,7 +79,7 @@ def _view(item: Any, seed: int | None, preprocessing: dict[str, Any]) -> np.ndar
     """One item -> (height, width, 3) uint8."""
     height, width = preprocessing["size_px"]
     resample = _FILTERS[preprocessing["interpolation"]]
-    wanted = [math.floor(side / preprocessing["crop_pct"]) for side in (height, width)]
+    wanted = preprocessing["resize_px"]
     image = open_image(item, at_least_px=max(wanted))
     if seed is not None:
         return _random_crop(image, height, width, resample, np.random.default_rng(seed))

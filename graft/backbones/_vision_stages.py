@@ -51,6 +51,11 @@ def _resnet(net: Any) -> Stages:
     return [("stem", stem), *_numbered("layer", (net.layer1, net.layer2, net.layer3, net.layer4)), ("pool", net.global_pool)]
 
 
+@_family("CifarResNet")
+def _cifar_resnet(net: Any) -> Stages:
+    return [("stem", net.stem), *_numbered("layer", (net.layer1, net.layer2, net.layer3)), ("pool", net.pool)]
+
+
 @_family("ResNetV2")
 def _resnet_v2(net: Any) -> Stages:
     return [("stem", net.stem), *_numbered("stage", net.stages), ("pool", nn.Sequential(net.norm, net.head))]
