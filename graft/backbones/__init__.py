@@ -1,1 +1,75 @@
 """Pretrained networks by name: `SOURCE:NAME`. One file per source; a new file dropped in here is a new source."""
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graft.errors import GraftError, near_miss
+
+if TYPE_CHECKING:
+    from graft.backbones.base import Backbone
+
+# Every file here is a source of weights and has `load(name)`, but for base.py and those that begin with an underscore.
+SOURCES: tuple[str, ...] = tuple(
+    sorted(found.name for found in pkgutil.iter_modules(__path__) if found.name != "base" and found.name[0] != "_")
+)
+
+# Offline first. The hub names are small, well-tested networks that run on a CPU.
+_SHORTLIST = {
+    "image": ["timm:mobilenetv3_large_100.ra_in1k", "timm:resnet18.a1_in1k", "timm:vit_small_patch16_224.augreg_in21k_ft_in1k"],
+    "text": ["sentence:minilm", "sentence:BAAI/bge-small-en-v1.5"],
+}
+
+
+def load_backbone(name: str) -> "Backbone":
+    """The backbone called SOURCE:NAME, e.g. "timm:resnet18", "sentence:minilm", "checkpoint:weights/mine".
+
+    Raises GraftError for an unknown source, with the near miss; the source itself raises for a name it cannot load.
+    """
+    source, colon, rest = name.partition(":")
+    if source in SOURCES and colon and rest:
+        return importlib.import_module(f"{__name__}.{source}").load(rest)
+    if Path(name).expanduser().exists():
+        raise GraftError(f"backbone {name!r} is a path, expected SOURCE:NAME. Did you mean 'checkpoint:{name}'?")
+    if source in SOURCES:
+        raise GraftError(f"backbone {name!r} has no name behind the source, expected {source}:NAME.")
+    hint = near_miss(name, [f"{known}:{rest}" for known in SOURCES]) if colon else _missing_source(name)
+    raise GraftError(f"backbone {name!r}: expected SOURCE:NAME with one of the sources {', '.join(SOURCES)}.{hint}")
+
+
+def _missing_source(name: str) -> str:
+    """The near miss of a name that came without its source."""
+    if name in ("image", "text"):
+        return f" Did you mean 'tiny:{name}'?"
+    if name.lower() in ("minilm", "all-minilm-l6-v2"):
+        return " Did you mean 'sentence:minilm'?"
+    if importlib.util.find_spec("timm") is not None:
+        from graft import torchvision_ops
+
+        torchvision_ops.ensure()
+        import timm
+
+        if timm.is_model(name):
+            return f" Did you mean 'timm:{name}'?"
+    return f" Did you mean 'hf:{name}' or 'timm:{name}'?"
+
+
+def on_disk(modality: str) -> list[str]:
+    """Backbones of a modality that load now without a network: what installed packages carry. Local folders are named by their owner.
+
+    modality: "image", "text" or "table" (rows are read as text).
+    """
+    from graft.backbones import sentence
+
+    return ["sentence:minilm"] if modality in ("text", "table") and sentence.shipped_folder() is not None else []
+
+
+def shortlist(modality: str) -> list[str]:
+    """Candidates to start with when none are named: what is on the disk; where the hub may be asked, small well-tested networks too."""
+    local = on_disk(modality)
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return local
+    return list(dict.fromkeys([*local, *_SHORTLIST["image" if modality == "image" else "text"]]))

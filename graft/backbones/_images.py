@@ -1,0 +1,119 @@
+"""How image items become a batch: the resize, crop and normalisation that a checkpoint was trained with. Pillow, numpy, torch."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from graft.backbones.base import State
+from graft.errors import GraftError, near_miss
+from graft.items import open_image
+
+_FILTERS = {name: getattr(Image.Resampling, name.upper()) for name in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")}
+_CROP_MODES = ("center", "squash", "border")
+# Inception's crops keep 8 to 100 % of the image; with a few hundred images of one's own, milder crops are the usual choice.
+_TRAIN_AREA = (0.35, 1.0)
+_TRAIN_RATIO = (3 / 4, 4 / 3)
+
+
+def preprocessing_of(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """timm's keys of a checkpoint's config -> size_px and resize_px (height, width), crop_mode, interpolation, mean, std.
+
+    config: may lack keys; timm's defaults then hold. where: what to name in an error.
+    Raises GraftError for an unknown interpolation or crop mode, or another number of channels than 3.
+    """
+    channels, height, width = config.get("input_size") or (3, 224, 224)
+    interpolation, crop_mode = config.get("interpolation") or "bicubic", config.get("crop_mode") or "center"
+    if interpolation == "random":
+        interpolation = "bilinear"
+    if interpolation not in _FILTERS:
+        raise GraftError(
+            f"{where}: interpolation {interpolation!r}, expected one of {', '.join(_FILTERS)}.{near_miss(interpolation, _FILTERS)}"
+        )
+    if crop_mode not in _CROP_MODES:
+        raise GraftError(f"{where}: crop_mode {crop_mode!r}, expected one of {', '.join(_CROP_MODES)}.{near_miss(crop_mode, _CROP_MODES)}")
+    if channels != 3:
+        raise GraftError(f"{where}: takes images of {channels} channels, expected 3 (red, green, blue). Choose another checkpoint.")
+    return {
+        "size_px": [int(height), int(width)],
+        "resize_px": [math.floor(side / (config.get("crop_pct") or 0.875)) for side in (height, width)],
+        "crop_mode": crop_mode,
+        "interpolation": interpolation,
+        "mean": [float(value) for value in config.get("mean") or (0.485, 0.456, 0.406)],
+        "std": [float(value) for value in config.get("std") or (0.229, 0.224, 0.225)],
+    }
+
+
+def preparer(preprocessing: dict[str, Any]) -> Callable[[Sequence[Any], np.random.Generator | None], State]:
+    """The `prepare` of an image backbone: n items -> (n, 3, height, width) float32, normalised.
+
+    preprocessing: as `preprocessing_of` gives it. With a generator each item's view is a random crop of 35 to 100 % of its
+    area, side ratio 3/4 to 4/3, mirrored half of the time.
+    Source: Szegedy et al. 2015, arXiv:1409.4842, section 6, for the random crop; timm's `transforms_imagenet_eval` for the other.
+    """
+    mean = torch.tensor(preprocessing["mean"]).view(1, 3, 1, 1) * 255
+    scale = 1 / (torch.tensor(preprocessing["std"]).view(1, 3, 1, 1) * 255)
+
+    def prepare(items: Sequence[Any], rng: np.random.Generator | None) -> State:
+        # One seed an item, drawn here: threads would otherwise share a generator in an order that changes from run to run.
+        seeds = [None] * len(items) if rng is None else rng.integers(2**63, size=len(items)).tolist()
+        view = partial(_view, preprocessing=preprocessing)
+        if len(items) == 1:
+            views = [view(items[0], seeds[0])]
+        else:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                views = list(pool.map(view, items, seeds))
+        # (n, h, w, 3) seen as (n, 3, h, w) is the channels-last layout, in which convolutions run fastest on a CPU.
+        return (torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() - mean) * scale
+
+    return prepare
+
+
+def _view(item: Any, seed: int | None, preprocessing: dict[str, Any]) -> np.ndarray:
+    """One item -> (height, width, 3) uint8."""
+    height, width = preprocessing["size_px"]
+    resample = _FILTERS[preprocessing["interpolation"]]
+    wanted = preprocessing["resize_px"]
+    image = open_image(item, at_least_px=max(wanted))
+    if seed is not None:
+        return _random_crop(image, height, width, resample, np.random.default_rng(seed))
+    if preprocessing["crop_mode"] == "squash":
+        image = image.resize((wanted[1], wanted[0]), resample)
+    else:
+        ratios = [side / want for side, want in zip((image.height, image.width), wanted, strict=True)]
+        fit = max(ratios) if preprocessing["crop_mode"] == "border" else min(ratios)
+        # torchvision's Resize of the shorter side cuts fractions off, timm's ResizeKeepRatio rounds them.
+        whole = int if preprocessing["crop_mode"] == "center" and wanted[0] == wanted[1] else round
+        # The side that sets the scale is exact; only the other one comes out fractional.
+        sides = [want if ratio == fit else whole(side / fit) for side, want, ratio in zip((image.height, image.width), wanted, ratios)]
+        image = image.resize((max(1, sides[1]), max(1, sides[0])), resample)
+    return _centre(np.asarray(image), height, width, preprocessing)
+
+
+def _centre(pixels: np.ndarray, height: int, width: int, preprocessing: dict[str, Any]) -> np.ndarray:
+    """The middle of an image, padded where it is smaller: with the mean colour (crop mode "border") or black, as timm does."""
+    missing = [max(0, height - pixels.shape[0]), max(0, width - pixels.shape[1])]
+    if any(missing):
+        fill = [round(255 * value) for value in preprocessing["mean"]] if preprocessing["crop_mode"] == "border" else [0, 0, 0]
+        canvas = np.empty((pixels.shape[0] + missing[0], pixels.shape[1] + missing[1], 3), np.uint8)
+        canvas[:] = fill
+        canvas[missing[0] // 2 :, missing[1] // 2 :][: pixels.shape[0], : pixels.shape[1]] = pixels
+        pixels = canvas
+    top, left = round((pixels.shape[0] - height) / 2), round((pixels.shape[1] - width) / 2)
+    return pixels[top : top + height, left : left + width]
+
+
+def _random_crop(image: Image.Image, height: int, width: int, resample: Image.Resampling, rng: np.random.Generator) -> np.ndarray:
+    area = image.width * image.height * rng.uniform(*_TRAIN_AREA)
+    ratio = math.exp(rng.uniform(*np.log(_TRAIN_RATIO)))
+    crop_width, crop_height = min(image.width, round(math.sqrt(area * ratio))), min(image.height, round(math.sqrt(area / ratio)))
+    left, top = rng.integers(image.width - crop_width + 1), rng.integers(image.height - crop_height + 1)
+    box = (left, top, left + max(1, crop_width), top + max(1, crop_height))
+    pixels = np.asarray(image.resize((width, height), resample, box=box))
+    return pixels[:, ::-1] if rng.random() < 0.5 else pixels

@@ -1,0 +1,130 @@
+"""Image networks by architecture name: built, filled with weights, cut into stages. Serves the sources timm and checkpoint."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from graft import torchvision_ops
+from graft.backbones import _cifar_resnet, _folders, _images, _vision_stages
+from graft.backbones._trial import tried
+from graft.backbones.base import Backbone
+from graft.errors import GraftError, near_miss
+from graft.optional import require
+
+_KEPT = (
+    "input_size",
+    "fixed_input_size",
+    "interpolation",
+    "crop_pct",
+    "crop_mode",
+    "mean",
+    "std",
+    "license",
+    "description",
+    "url",
+    "hf_hub_id",
+)
+# Widths that timm can build but has no name for: its named functions fix the multiplier.
+_GENERATORS = {"mobilenetv1_100": "_gen_mobilenet_v1", "mobilenetv2_100": "_gen_mobilenet_v2"}
+
+
+def from_tensors(recipe: dict[str, Any], tensors: _folders.Tensors, name: str) -> Backbone:
+    """The network that a checkpoint's config names, with the checkpoint's weights and without its classifier.
+
+    recipe: "architecture" (a timm name, or cifar_resnet20 and the like), optional "model_args" and "pretrained_cfg", as in the config.json of timm's hub folders.
+    Raises GraftError when the architecture is unknown or its arguments, or the weights do not fit.
+    """
+    network = create(recipe, name)
+    classifier = (recipe.get("pretrained_cfg") or {}).get("classifier") or network.default_cfg.get("classifier") or ()
+    head = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    # Inception's second classifier is a head too.
+    head += ("AuxLogits",)
+    if not set(network.state_dict()) <= set(tensors):
+        # The original authors' names, which timm translates when it loads the same file from the hub.
+        translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+        if translate is not None:
+            tensors = translate(tensors, network)
+    _folders.fit(network, tensors, name, head)
+    return assemble(network, recipe, name)
+
+
+def create(recipe: dict[str, Any], name: str) -> nn.Module:
+    """The recipe's network with random weights and no classifier."""
+    architecture, arguments = recipe["architecture"], dict(recipe.get("model_args") or {})
+    if _cifar_resnet.is_name(architecture):
+        return _cifar_resnet.CifarResNet(architecture)
+    timm = library()
+    check_name(architecture, name)
+    generator = _GENERATORS.get(architecture.partition(".")[0])
+    try:
+        if generator and "channel_multiplier" in arguments:
+            efficientnet = sys.modules["timm.models.efficientnet"]
+            return getattr(efficientnet, generator)(architecture.partition(".")[0], num_classes=0, **arguments)
+        return timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
+    except TypeError as error:
+        raise GraftError(
+            f"{name}: timm's {architecture} does not take model_args {arguments} ({error}). Correct them in config.json."
+        ) from error
+
+
+def assemble(network: nn.Module, recipe: dict[str, Any], name: str) -> Backbone:
+    """A timm network without classifier -> Backbone. One stage, with a warning, where its family is not known.
+
+    recipe: what builds the same network again; its "pretrained_cfg" gives the preprocessing.
+    """
+    published = recipe.get("pretrained_cfg") or dict(getattr(network, "default_cfg", {}))
+    recipe = {**recipe, "num_classes": 0, "pretrained_cfg": {key: published[key] for key in _KEPT if published.get(key) is not None}}
+    preprocessing = _images.preprocessing_of(published, name)
+    network = network.eval().to(memory_format=torch.channels_last)
+    image = torch.rand(1, 3, *preprocessing["size_px"], generator=torch.Generator().manual_seed(0))
+    stages, width = tried(_vision_stages.cut(network), _vision_stages.Whole(network), image, name)
+    names = _folders.own_names(network, stages)
+
+    def fresh(seed: int) -> Backbone:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return assemble(create(recipe, name), recipe, name)
+
+    def write(backbone: Backbone, folder: Path) -> None:
+        _folders.write(backbone, folder, names, recipe)
+
+    return Backbone(
+        name=name,
+        modality="image",
+        width=width,
+        stages=stages,
+        prepare=_images.preparer(preprocessing),
+        fresh=fresh,
+        write=write,
+        preprocessing=preprocessing,
+        card=_card(published),
+    )
+
+
+def _card(published: dict[str, Any]) -> dict[str, str]:
+    hub = str(published.get("hf_hub_id") or "")
+    card = {
+        "licence": published.get("license"),
+        "pretrained_on": published.get("description") or published.get("tag"),
+        "published": published.get("url") or (f"https://huggingface.co/{hub}" if "/" in hub.strip("/") else ""),
+    }
+    return {key: str(value) for key, value in card.items() if value}
+
+
+def library() -> ModuleType:
+    torchvision_ops.ensure()
+    return require("timm", "image")
+
+
+def check_name(architecture: str, where: str) -> None:
+    timm = library()
+    if not timm.is_model(architecture):
+        known = [*timm.list_models(), *timm.list_pretrained()]
+        raise GraftError(
+            f"{where}: timm {timm.__version__} has no network called {architecture!r}.{near_miss(architecture, known)} "
+            "timm.list_models() lists all."
+        )

@@ -1,0 +1,28 @@
+"""`timm:NAME`: image networks of the timm library with their published weights."""
+
+from graft.backbones import _networks
+from graft.backbones.base import Backbone
+from graft.errors import GraftError
+
+
+def load(name: str) -> Backbone:
+    """NAME as timm knows it ("resnet18", "resnet18.a1_in1k"), or a repository of timm weights on the hub ("owner/model").
+
+    Weights come from the local cache or, where the network is allowed, from the hub.
+    Raises GraftError for a name timm does not know, and where the weights cannot be had.
+    """
+    timm = _networks.library()
+    if "/" not in name:
+        _networks.check_name(name, f"timm:{name}")
+    known = f"hf-hub:{name}" if "/" in name and not name.startswith("hf-hub:") else name
+    try:
+        network = timm.create_model(known, pretrained=True, num_classes=0)
+    except (OSError, RuntimeError) as error:
+        # RuntimeError is what timm raises for a network that was published without weights.
+        raise GraftError(
+            f"timm:{name}: its weights could not be had ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Allow the network (unset "
+            "HF_HUB_OFFLINE), or download them where there is one and give the folder: checkpoint:PATH."
+        ) from error
+    published = network.pretrained_cfg
+    recipe = {"architecture": published["architecture"], "num_classes": 0, "model_args": {}, "pretrained_cfg": published}
+    return _networks.assemble(network, recipe, f"timm:{name}")
