@@ -52,7 +52,9 @@ def open_image(item: Any, at_least_px: int | None = None) -> Image.Image:
         image = item
     elif isinstance(item, np.ndarray):
         if item.dtype != np.uint8 or item.ndim not in (2, 3):
-            raise GraftError(f"an image array has shape {item.shape} and type {item.dtype}, expected (h, w) or (h, w, 3) of uint8 in 0..255")
+            raise GraftError(
+                f"an image array has shape {item.shape} and type {item.dtype}, expected (h, w) or (h, w, 3) of uint8 in 0..255"
+            )
         image = Image.fromarray(item)
     else:
         image = Image.open(io.BytesIO(read_bytes(item)))
