@@ -64,18 +64,21 @@ def extract(
         progress(Step(f"extracting {backbone.name}", done, len(items)))
     order = by_length(items, missing) if backbone.modality == "text" else missing
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    for batch, state in zip(batches, one_ahead(lambda batch: _prepare(backbone, items, batch), batches), strict=True):
-        with torch.inference_mode():
-            computed = backbone(to_device(state, device_of(backbone)))
-        for place, row in zip(batch, computed.float().cpu().numpy(), strict=True):
-            features[places[keys[place]]] = row
+    try:
+        for batch, state in zip(batches, one_ahead(lambda batch: _prepare(backbone, items, batch), batches), strict=True):
+            with torch.inference_mode():
+                computed = backbone(to_device(state, device_of(backbone)))
+            for place, row in zip(batch, computed.float().cpu().numpy(), strict=True):
+                features[places[keys[place]]] = row
+            if store:
+                store.add([keys[place] for place in batch], features[batch])
+            done += sum(len(places[keys[place]]) for place in batch)
+            if progress:
+                progress(Step(f"extracting {backbone.name}", done, len(items)))
+    finally:
+        # Also when interrupted: what is computed is not computed again.
         if store:
-            store.add([keys[place] for place in batch], features[batch])
-        done += sum(len(places[keys[place]]) for place in batch)
-        if progress:
-            progress(Step(f"extracting {backbone.name}", done, len(items)))
-    if store:
-        store.flush()
+            store.flush()
     return features
 
 

@@ -75,3 +75,8 @@ def merge(layers: Iterable[nn.Module]) -> None:
     """Add each layer's update to its weight and take it off again: the stage is what it was, with new weights."""
     for layer in layers:
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+        # The weight is back, but last; fingerprints and files go by the order, and there it comes first.
+        for name, parameter in list(layer.named_parameters(recurse=False)):
+            if name != "weight":
+                delattr(layer, name)
+                layer.register_parameter(name, parameter)

@@ -4,6 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,10 +60,10 @@ def train(
     output is kept, unless they see random views. A plan without phases trains nothing.
     Raises GraftError at once for arguments that do not fit, and while training when the loss is no finite number.
     """
-    classes = _outputs(backbone, head)
+    classes = _outputs(backbone, head.to(device_of(backbone)))
     _check(backbone, plan, items, y, task, classes, validation, batch_size, class_weight, patience)
-    run = _Run(backbone, head, plan, task, metric, batch_size, seed, patience, augment, progress)
-    run.loss = _loss(task, _weights(task, y, classes, class_weight, device_of(backbone)))
+    loss = _loss(task, _weights(task, y, classes, class_weight, device_of(backbone)))
+    run = _Run(backbone, head, plan, task, loss, metric, batch_size, seed, patience, augment, progress)
     return run.play(items, y, validation)
 
 
@@ -81,7 +82,7 @@ def predict_outputs(
     cache: keep the features on disk; off by default, as those of a trained backbone are rarely wanted again.
     """
     features = extract(backbone, items, batch_size=batch_size, cache=cache, progress=progress)
-    head.eval()
+    head.to(device_of(backbone)).eval()
     with torch.inference_mode():
         return decode(head(torch.from_numpy(features).to(device_of(backbone))), task)
 
@@ -94,28 +95,25 @@ def decode(logits: torch.Tensor, task: Task) -> np.ndarray:
     return logits.sigmoid().numpy() if task == "multilabel" else logits.squeeze(1).numpy()
 
 
+@dataclass
 class _Run:
     """One play of a plan: what every phase needs, gathered once."""
 
+    backbone: Backbone
+    head: nn.Module
+    plan: Plan
+    task: Task
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    metric: Metric | None
+    batch_size: int
+    seed: int
+    patience: int | None
+    augment: bool
+    progress: Progress | None
+    best_score: float | None = None
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        head: nn.Module,
-        plan: Plan,
-        task: Task,
-        metric: Metric | None,
-        batch_size: int,
-        seed: int,
-        patience: int | None,
-        augment: bool,
-        progress: Progress | None,
-    ) -> None:
-        self.backbone, self.head, self.plan, self.task, self.metric = backbone, head, plan, task, metric
-        self.batch_size, self.seed, self.patience, self.augment, self.progress = batch_size, seed, patience, augment, progress
-        self.device = device_of(backbone)
-        self.best_score: float | None = None
+    def __post_init__(self) -> None:
+        self.device = device_of(self.backbone)
 
     def play(self, items: Sequence[Any], y: np.ndarray, validation: Any) -> Generator[Epoch, None, None]:
         if self.plan.reset:
@@ -171,8 +169,9 @@ class _Run:
             if not math.isfinite(loss):
                 yield Epoch(number, epoch, loss, None, time.perf_counter() - begun)
                 raise GraftError(
-                    f"training {self.backbone.name}: the loss became {loss} in phase {number + 1}, epoch {epoch + 1}, at rates up to "
-                    f"{max(*phase.lr, phase.head_lr):g}, expected a finite number. The best weights before it are kept. Try a tenth of the rate."
+                    f"training {self.backbone.name}: the loss became {loss} in phase {number + 1}, epoch {epoch + 1}, "
+                    "expected a finite number. The best weights before it are kept. "
+                    f"The highest rate was {max(*phase.lr, phase.head_lr):g}: try a tenth of it."
                 )
             score = self.score(judged, validation[1]) if judged else None
             if score is None or self.best_score is None or score > self.best_score:
@@ -218,7 +217,8 @@ class _Run:
                 total, done = total + value * len(batch), done + len(batch)
                 if self.progress:
                     self.progress(Step(f"training {self.backbone.name}", done, len(target)))
-        return total / done
+        # A last step can overflow the weights behind a loss that was still finite.
+        return total / done if all(tensor.isfinite().all() for tensor in self.changing.state_dict().values()) else math.nan
 
     def training_mode(self, phase: Phase, learns: list[bool]) -> None:
         self.backbone.set_trainable(learns)
@@ -250,7 +250,7 @@ class _Run:
                         parameter.grad.add_(parameter.detach() - self.start[parameter], alpha=phase.anchor)
 
     def score(self, feed: "_Feed", y: np.ndarray) -> float:
-        """The metric on the validation part, in the order of its items."""
+        """The metric on the validation part; what is no number counts as worst."""
         self.backbone.eval()
         self.head.eval()
         batches = feed.batches(None)
@@ -259,9 +259,8 @@ class _Run:
             for batch, ready in zip(batches, one_ahead(lambda batch: feed.prepare(batch, None), batches), strict=True):
                 parts.append(self.head(self.backbone(feed.state(batch, ready), start=feed.boundary)).cpu())
         logits = torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(batches)))]
-        if self.metric:
-            return float(self.metric(y, decode(logits, self.task)))
-        return -float(_loss(self.task, None)(logits, _target(y, self.task)))
+        score = self.metric(y, decode(logits, self.task)) if self.metric else -_loss(self.task, None)(logits, _target(y, self.task)).item()
+        return -math.inf if math.isnan(score) else float(score)
 
 
 class _Feed:
@@ -404,7 +403,7 @@ def _check(
             problems.append(f"train: 0 {where} items, expected at least 1.")
         elif len(some) != len(target):
             problems.append(f"train: {len(some)} {where} items and {len(target)} targets, expected one target an item.")
-        elif task == "classification" and not (0 <= np.min(target) and np.max(target) < classes):
+        elif task == "classification" and (np.min(target) < 0 or np.max(target) >= classes):
             problems.append(f"train: {where} targets run from {np.min(target)} to {np.max(target)}, expected 0 to {classes - 1}")
             problems[-1] += f" as the head has {classes} outputs. Encode the classes, or give the head one output a class."
         elif task == "multilabel" and np.shape(target) != (len(some), classes):

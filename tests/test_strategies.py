@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_partial_opens_the_last_third_rounded_up():
 def test_discriminative_rates_fall_by_2_6_a_group():
     """Truth: eta_(l-1) = eta_l / 2.6, Howard & Ruder 2018, section 3.2."""
     rates = make_plan("discriminative", 5, 5, 1e-2).phases[0].lr
-    assert [upper / lower for lower, upper in zip(rates, rates[1:], strict=False)] == pytest.approx([2.6] * 4)
+    assert [upper / lower for lower, upper in pairwise(rates)] == pytest.approx([2.6] * 4)
     assert rates[-1] == pytest.approx(1e-3)
 
 
