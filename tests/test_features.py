@@ -66,10 +66,10 @@ def test_ten_more_items_compute_ten():
     assert sorted(seen) == sorted(items[20:])
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_equal_items_are_computed_once(cache):
+@pytest.mark.parametrize("kept", [True, False])
+def test_equal_items_are_computed_once(kept):
     backbone, seen = counting(load("text"))
-    got = extract(backbone, ["a b", "c", "a b", "a b"], cache=cache)
+    got = extract(backbone, ["a b", "c", "a b", "a b"], cache=kept)
     assert sorted(seen) == ["a b", "c"]
     np.testing.assert_array_equal(got[0], got[3])
 
