@@ -1,0 +1,195 @@
+"""Strategies: which layer group learns when, and at what rate. Pure functions to a Plan; no libraries, no weights, no data.
+
+`lr` is the head's rate. Pretrained layer groups learn at a tenth of it unless a strategy says otherwise: their weights
+are already good, the head's are not.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+from graft.errors import GraftError, raise_all
+from graft.records import Phase, Plan
+from graft.registry import Registry
+
+Strategy = Callable[[int, int, float], Plan]
+
+STRATEGIES = Registry("strategy")
+
+
+@STRATEGIES.add("Sharif Razavian et al. 2014, arXiv:1403.6382")
+def feature_extraction(depth: int, epochs: int, lr: float) -> Plan:
+    """Nothing is trained: a closed-form or convex head on frozen features."""
+    return Plan(())
+
+
+@STRATEGIES.add("Alain & Bengio 2016, arXiv:1610.01644")
+def linear_probe(depth: int, epochs: int, lr: float) -> Plan:
+    """Only the head learns, by gradient steps on frozen features."""
+    return Plan((Phase(epochs, (0.0,) * depth, lr),))
+
+
+@STRATEGIES.add("Yosinski et al. 2014, arXiv:1411.1792")
+def partial(depth: int, epochs: int, lr: float, share: float = 1 / 3) -> Plan:
+    """The last third of the layer groups and the head learn; what lies below stays frozen.
+
+    share: part of the layer groups that learns, counted from the head, rounded up.
+    """
+    frozen = depth - math.ceil(share * depth)
+    return Plan((Phase(epochs, tuple(0.0 if group < frozen else lr / 10 for group in range(depth)), lr),))
+
+
+@STRATEGIES.add("Howard & Ruder 2018, arXiv:1801.06146, section 3.3")
+def gradual_unfreeze(depth: int, epochs: int, lr: float) -> Plan:
+    """The head learns first; each epoch opens the next layer group below, until all are open.
+
+    With fewer epochs than groups several open at once; epochs left over are spent with all open.
+    Raises GraftError for fewer than two epochs.
+    Differs: one rate for all open groups, where the paper adds the rates of `discriminative`.
+    """
+    _needs_two_epochs("gradual_unfreeze", epochs)
+    steps = min(depth + 1, epochs)
+    phases = []
+    for step in range(steps):
+        frozen = depth - math.ceil(step * depth / (steps - 1))
+        rates = tuple(0.0 if group < frozen else lr / 10 for group in range(depth))
+        phases.append(Phase(1 if step < steps - 1 else epochs - step, rates, lr))
+    return Plan(tuple(phases))
+
+
+@STRATEGIES.add("Howard & Ruder 2018, arXiv:1801.06146, section 3.2")
+def discriminative(depth: int, epochs: int, lr: float, factor: float = 2.6) -> Plan:
+    """Every layer group learns, each 2.6 times slower than the one above it.
+
+    factor: by which the rate falls from a group to the one below.
+    """
+    return Plan((Phase(epochs, tuple(lr / 10 / factor ** (depth - 1 - group) for group in range(depth)), lr),))
+
+
+@STRATEGIES.add("Girshick et al. 2014, arXiv:1311.2524, section 2.3")
+def full(depth: int, epochs: int, lr: float) -> Plan:
+    """Every layer group learns, at a tenth of the head's rate."""
+    return Plan((Phase(epochs, (lr / 10,) * depth, lr),))
+
+
+@STRATEGIES.add("Kumar et al. 2022, arXiv:2202.10054")
+def lp_ft(depth: int, epochs: int, lr: float) -> Plan:
+    """First the head alone, then everything at one low rate, so that a random head does not distort good features.
+
+    Half the epochs each, the odd one to the second half. Raises GraftError for fewer than two epochs.
+    """
+    _needs_two_epochs("lp_ft", epochs)
+    probe = epochs // 2
+    return Plan((Phase(probe, (0.0,) * depth, lr), Phase(epochs - probe, (lr / 10,) * depth, lr / 10)))
+
+
+@STRATEGIES.add("Li et al. 2018, arXiv:1802.01483, section 3")
+def l2_sp(depth: int, epochs: int, lr: float, anchor: float = 0.1) -> Plan:
+    """Every layer group learns, pulled back towards the pretrained weights.
+
+    anchor: alpha of the penalty alpha / 2 * |w - w_start|^2 on the backbone's weights.
+    """
+    return Plan((Phase(epochs, (lr / 10,) * depth, lr, anchor),))
+
+
+@STRATEGIES.add("Hu et al. 2021, arXiv:2106.09685")
+def lora(depth: int, epochs: int, lr: float, rank: int = 8) -> Plan:
+    """Low-rank updates of the weights learn instead of the weights.
+
+    rank: of each update. They start at zero and are few, so they bear the head's rate.
+    """
+    return Plan((Phase(epochs, (lr,) * depth, lr),), lora_rank=rank)
+
+
+@STRATEGIES.add("the control: He et al. 2018, arXiv:1811.08883")
+def scratch(depth: int, epochs: int, lr: float) -> Plan:
+    """The same network from random weights: what the pretrained weights are judged against."""
+    return Plan((Phase(epochs, (lr,) * depth, lr),), reset=True)
+
+
+def make_plan(strategy: str | Strategy, depth: int, epochs: int, lr: float) -> Plan:
+    """What a strategy will do on a backbone of `depth` layer groups, checked.
+
+    strategy: a name of STRATEGIES or a function (depth, epochs, lr) -> Plan. epochs: at least 1. lr: the head's rate, above 0.
+    Raises GraftError naming every argument out of range, and every phase that does not fit the depth.
+    """
+    problems = []
+    if depth < 1:
+        problems.append(f"depth is {depth}, expected at least one layer group.")
+    if epochs < 1:
+        problems.append(f"epochs is {epochs}, expected at least 1. For a head without any training use 'feature_extraction'.")
+    if not (math.isfinite(lr) and lr > 0):
+        problems.append(f"lr is {lr}, expected a finite rate above 0, e.g. 1e-3.")
+    raise_all(problems)
+    plan = STRATEGIES.resolve(strategy)(depth, epochs, lr)
+    name = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", repr(strategy))
+    if not isinstance(plan, Plan):
+        raise GraftError(
+            f"strategy {name}: returned {type(plan).__name__}, expected a Plan. Return Plan((Phase(epochs, rates, head_lr), ...))."
+        )
+    check_plan(plan, depth, f"strategy {name}")
+    return plan
+
+
+def check_plan(plan: Plan, depth: int, where: str = "plan") -> None:
+    """Raise one GraftError that lists all in which a plan does not fit a backbone of `depth` layer groups.
+
+    where: begins the message.
+    """
+    problems = []
+    if plan.lora_rank < 0:
+        problems.append(f"{where}: lora_rank is {plan.lora_rank}, expected 0 (none) or more.")
+    for number, phase in enumerate(plan.phases, 1):
+        here = f"{where}, phase {number}"
+        rates = (*phase.lr, phase.head_lr)
+        if len(phase.lr) != depth:
+            problems.append(f"{here}: {len(phase.lr)} rates, expected {depth}, one for each layer group. Use range(depth) to make them.")
+        if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
+            problems.append(f"{here}: rates {rates}, expected finite numbers, 0 (frozen) or more.")
+        elif not any(rates):
+            problems.append(f"{here}: every rate is 0, expected something to learn. Leave the phase out, or give the head a rate.")
+        if phase.epochs < 1:
+            problems.append(f"{here}: {phase.epochs} epochs, expected at least 1. Leave the phase out.")
+        if not (math.isfinite(phase.anchor) and phase.anchor >= 0):
+            problems.append(f"{here}: anchor is {phase.anchor}, expected a finite number, 0 (none) or more.")
+        elif phase.anchor and plan.lora_rank:
+            problems.append(f"{here}: anchor {phase.anchor} together with lora_rank {plan.lora_rank}; low-rank updates leave the weights")
+            problems[-1] += " they start from in place, so there is nothing to pull on. Choose one of the two."
+    raise_all(problems)
+
+
+def table(plan: Plan, stage_names: Sequence[str]) -> list[dict[str, str | float]]:
+    """The rates of a plan as rows for people: one a layer group, input side first, then the head.
+
+    Returns dicts with "layer group" and one column a phase, e.g. "epochs 1-5": rate, 0.0 = frozen.
+    A plan without phases has no such column.
+    """
+    columns, first = [], 1
+    for phase in plan.phases:
+        last = first + phase.epochs - 1
+        columns.append(f"epoch {first}" if last == first else f"epochs {first}-{last}")
+        first = last + 1
+    rows: list[dict[str, str | float]] = []
+    for group, name in enumerate((*stage_names, "head")):
+        rates = ((*phase.lr, phase.head_lr)[group] for phase in plan.phases)
+        rows.append({"layer group": name, **dict(zip(columns, rates, strict=True))})
+    return rows
+
+
+def remarks(plan: Plan) -> list[str]:
+    """What a plan does besides its rates, one sentence each."""
+    said = []
+    if not plan.phases:
+        said.append("No gradient steps: a closed-form or convex head is fitted on frozen features.")
+    if plan.reset:
+        said.append("Starts from random weights.")
+    if plan.lora_rank:
+        said.append(f"Learns updates of rank {plan.lora_rank} instead of the weights, added to them at the end.")
+    for number, phase in enumerate(plan.phases, 1):
+        if phase.anchor:
+            said.append(f"Phase {number} pulls the weights back to where they started, with strength {phase.anchor:g}.")
+    return said
+
+
+def _needs_two_epochs(name: str, epochs: int) -> None:
+    if epochs < 2:
+        raise GraftError(f"strategy {name}: epochs is {epochs}, expected at least 2, as it has two steps. Give more epochs, or use 'full'.")

@@ -1,0 +1,427 @@
+"""The only training loop: plays a Plan on a backbone and a head, and yields what happened. Heavy: torch."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from graft import lora
+from graft.backbones.base import Backbone, State
+from graft.errors import GraftError, near_miss, raise_all
+from graft.features import Progress, by_length, device_of, extract, one_ahead, to_device
+from graft.records import TASKS, Epoch, Phase, Plan, Step, Task
+from graft.strategies import check_plan
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+# The output of frozen stages is kept in memory up to this size for the training items, and again for the validation items.
+KEEP_BYTES = 2 * 1024**3
+_WARM_UP = 0.1  # share of a phase's steps
+_WEIGHT_DECAY = 0.01  # AdamW's default in PyTorch
+
+
+def train(
+    backbone: Backbone,
+    head: nn.Module,
+    plan: Plan,
+    items: Sequence[Any],
+    y: np.ndarray,
+    *,
+    task: Task,
+    validation: tuple[Sequence[Any], np.ndarray] | None = None,
+    metric: Metric | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    class_weight: str | np.ndarray | None = None,
+    patience: int | None = None,
+    augment: bool = True,
+    progress: Progress | None = None,
+) -> Generator[Epoch, None, None]:
+    """Train backbone and head in place as the plan says; yields an Epoch after each.
+
+    head: maps features (n, d) to logits (n, c), or (n, 1) for regression. items: n of the backbone's modality.
+    y: encoded targets, see Dataset.target; regression targets are best standardised.
+    validation: (items, y) scored before the first and after every epoch. metric: (y, outputs) -> number, higher is
+    better; the negative loss unless given.
+    class_weight: "balanced", or one weight a class. patience: epochs of a phase without a better score after which the
+    phase ends. augment: images are seen in random views in phases in which a layer group learns.
+    progress: is told a Step after each batch.
+
+    With a validation part the best weights so far start each phase and are what is left at the end, the starting weights
+    among them; without one the last finished epoch is. This holds however it ends: finished, closed early, or on an error.
+    Rates rise over the first tenth of a phase and fall to zero along a cosine. Frozen stages are run once and their
+    output is kept, unless they see random views. A plan without phases trains nothing.
+    Raises GraftError at once for arguments that do not fit, and while training when the loss is no finite number.
+    """
+    classes = _outputs(backbone, head.to(device_of(backbone)))
+    _check(backbone, plan, items, y, task, classes, validation, batch_size, class_weight, patience)
+    loss = _loss(task, _weights(task, y, classes, class_weight, device_of(backbone)))
+    run = _Run(backbone, head, plan, task, loss, metric, batch_size, seed, patience, augment, progress)
+    return run.play(items, y, validation)
+
+
+def predict_outputs(
+    backbone: Backbone,
+    head: nn.Module,
+    items: Sequence[Any],
+    task: Task,
+    *,
+    batch_size: int = 64,
+    cache: bool = False,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """What a trained backbone and head say: probabilities (n, c), or values (n,) for regression.
+
+    cache: keep the features on disk; off by default, as those of a trained backbone are rarely wanted again.
+    """
+    features = extract(backbone, items, batch_size=batch_size, cache=cache, progress=progress)
+    head.to(device_of(backbone)).eval()
+    with torch.inference_mode():
+        return decode(head(torch.from_numpy(features).to(device_of(backbone))), task)
+
+
+def decode(logits: torch.Tensor, task: Task) -> np.ndarray:
+    """Logits (n, c) -> outputs, float64: probabilities whose rows sum to 1, independent probabilities, or values (n,)."""
+    logits = logits.detach().cpu().double()
+    if task == "classification":
+        return logits.softmax(1).numpy()
+    return logits.sigmoid().numpy() if task == "multilabel" else logits.squeeze(1).numpy()
+
+
+@dataclass
+class _Run:
+    """One play of a plan: what every phase needs, gathered once."""
+
+    backbone: Backbone
+    head: nn.Module
+    plan: Plan
+    task: Task
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    metric: Metric | None
+    batch_size: int
+    seed: int
+    patience: int | None
+    augment: bool
+    progress: Progress | None
+    best_score: float | None = None
+
+    def __post_init__(self) -> None:
+        self.device = device_of(self.backbone)
+
+    def play(self, items: Sequence[Any], y: np.ndarray, validation: Any) -> Generator[Epoch, None, None]:
+        if self.plan.reset:
+            self.backbone.reset(self.seed)
+        if not self.plan.phases:
+            return
+        learning = [any(phase.lr[group] for phase in self.plan.phases) for group in range(self.backbone.depth)]
+        stages = [stage for stage, learns in zip(self.backbone.stages, learning, strict=True) if learns]
+        adapted = lora.add(stages, self.plan.lora_rank, self.seed) if self.plan.lora_rank else []
+        self.changing = nn.ModuleList([*stages, self.head])
+        self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if self._anchored() else {}
+        self.keep()
+        try:
+            for number, phase in enumerate(self.plan.phases):
+                yield from self.phase(number, phase, items, y, validation)
+                self.restore()
+        finally:
+            self.restore()
+            lora.merge(adapted)
+            self.backbone.requires_grad_(True).eval()
+            self.head.requires_grad_(True).eval()
+
+    def _anchored(self) -> bool:
+        return any(phase.anchor for phase in self.plan.phases)
+
+    def keep(self) -> None:
+        self.kept = copy.deepcopy(self.changing.state_dict())
+
+    def restore(self) -> None:
+        self.changing.load_state_dict(self.kept)
+
+    def phase(self, number: int, phase: Phase, items: Sequence[Any], y: np.ndarray, validation: Any) -> Generator[Epoch, None, None]:
+        learns = [rate > 0 and bool(group) for rate, group in zip(phase.lr, self.backbone.groups(), strict=True)]
+        boundary = learns.index(True) if any(learns) else self.backbone.depth
+        views = self.augment and any(learns) and self.backbone.modality == "image"
+        self.backbone.eval()
+        feed = _Feed(self.backbone, items, boundary, self.batch_size, views)
+        judged = _Feed(self.backbone, validation[0], boundary, self.batch_size, views=False) if validation else None
+        target = _target(y, self.task)
+        if judged and self.best_score is None:
+            self.best_score = self.score(judged, validation[1])
+        optimiser = self.optimiser(phase, learns)
+        steps = phase.epochs * len(feed.batches(np.random.default_rng(0)))
+        warm = max(1, round(_WARM_UP * steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser,
+            lambda step: (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))),
+        )
+        waited = 0
+        for epoch in range(phase.epochs):
+            begun = time.perf_counter()
+            loss = self.epoch(number, epoch, phase, feed, target, learns, optimiser, schedule)
+            if not math.isfinite(loss):
+                yield Epoch(number, epoch, loss, None, time.perf_counter() - begun)
+                raise GraftError(
+                    f"training {self.backbone.name}: the loss became {loss} in phase {number + 1}, epoch {epoch + 1}, "
+                    "expected a finite number. The best weights before it are kept. "
+                    f"The highest rate was {max(*phase.lr, phase.head_lr):g}: try a tenth of it."
+                )
+            score = self.score(judged, validation[1]) if judged else None
+            if score is None or self.best_score is None or score > self.best_score:
+                self.best_score, waited = score, 0
+                self.keep()
+            else:
+                waited += 1
+            yield Epoch(number, epoch, loss, score, time.perf_counter() - begun)
+            if self.patience is not None and waited >= self.patience:
+                return
+
+    def epoch(
+        self,
+        number: int,
+        epoch: int,
+        phase: Phase,
+        feed: "_Feed",
+        target: torch.Tensor,
+        learns: list[bool],
+        optimiser: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+    ) -> float:
+        """Mean loss over the items, or the first that is not finite."""
+        self.training_mode(phase, learns)
+        # Every draw of an epoch hangs on (seed, phase, epoch) alone, so that an epoch can be repeated by itself.
+        batches = feed.batches(np.random.default_rng([self.seed, number, epoch]))
+        keys = [[self.seed, number, epoch, place] for place in range(len(batches))]
+        total, done = 0.0, 0
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, number, epoch]).generate_state(1)[0]))
+            prepared = one_ahead(lambda pair: feed.prepare(*pair), zip(batches, keys, strict=True))
+            for batch, ready in zip(batches, prepared, strict=True):
+                logits = self.head(self.backbone(feed.state(batch, ready), start=feed.boundary))
+                loss = self.loss(logits, target[batch].to(self.device))
+                value = loss.item()
+                if not math.isfinite(value):
+                    return value
+                optimiser.zero_grad()
+                loss.backward()
+                self.pull(phase, learns)
+                optimiser.step()
+                schedule.step()
+                total, done = total + value * len(batch), done + len(batch)
+                if self.progress:
+                    self.progress(Step(f"training {self.backbone.name}", done, len(target)))
+        # A last step can overflow the weights behind a loss that was still finite.
+        return total / done if all(tensor.isfinite().all() for tensor in self.changing.state_dict().values()) else math.nan
+
+    def training_mode(self, phase: Phase, learns: list[bool]) -> None:
+        self.backbone.set_trainable(learns)
+        if self.plan.lora_rank:
+            for stage, trained in zip(self.backbone.stages, learns, strict=True):
+                if trained:
+                    lora.train_only_updates(stage)
+        self.head.train(phase.head_lr > 0)
+        self.head.requires_grad_(phase.head_lr > 0)
+
+    def optimiser(self, phase: Phase, learns: list[bool]) -> torch.optim.Optimizer:
+        self.training_mode(phase, learns)
+        rated = [(group, rate, phase.anchor == 0) for group, rate in zip(self.backbone.groups(), phase.lr, strict=True)]
+        groups = []
+        for parameters, rate, decays in [*rated, (list(self.head.parameters()), phase.head_lr, True)]:
+            # The anchor takes the place of weight decay; biases and norms are never decayed.
+            matrices = [parameter for parameter in parameters if parameter.requires_grad and parameter.ndim > 1 and decays]
+            rest = [parameter for parameter in parameters if parameter.requires_grad and not (parameter.ndim > 1 and decays)]
+            groups.append({"params": matrices, "lr": rate, "weight_decay": _WEIGHT_DECAY})
+            groups.append({"params": rest, "lr": rate, "weight_decay": 0.0})
+        return torch.optim.AdamW([group for group in groups if group["params"]])
+
+    def pull(self, phase: Phase, learns: list[bool]) -> None:
+        """Add the gradient of anchor / 2 * |w - w_start|^2."""
+        if phase.anchor:
+            for group, trained in zip(self.backbone.groups(), learns, strict=True):
+                for parameter in group if trained else ():
+                    if parameter.grad is not None:
+                        parameter.grad.add_(parameter.detach() - self.start[parameter], alpha=phase.anchor)
+
+    def score(self, feed: "_Feed", y: np.ndarray) -> float:
+        """The metric on the validation part; what is no number counts as worst."""
+        self.backbone.eval()
+        self.head.eval()
+        batches = feed.batches(None)
+        parts = []
+        with torch.no_grad():
+            for batch, ready in zip(batches, one_ahead(lambda batch: feed.prepare(batch, None), batches), strict=True):
+                parts.append(self.head(self.backbone(feed.state(batch, ready), start=feed.boundary)).cpu())
+        logits = torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(batches)))]
+        score = self.metric(y, decode(logits, self.task)) if self.metric else -_loss(self.task, None)(logits, _target(y, self.task)).item()
+        return -math.inf if math.isnan(score) else float(score)
+
+
+class _Feed:
+    """Items as states at the freeze boundary: the stages below it are run once for each item and their output is kept.
+
+    With every stage frozen that output is the features, and the disk cache has them. An image's state has one shape, so
+    states are kept item by item. A text's is padded to its batch, so they are kept batch by batch, and the batches stay
+    the same while a phase lasts. Where the states exceed KEEP_BYTES they are computed each time.
+    """
+
+    def __init__(self, backbone: Backbone, items: Sequence[Any], boundary: int, batch_size: int, views: bool) -> None:
+        self.backbone, self.items, self.boundary, self.batch_size, self.views = backbone, items, boundary, batch_size, views
+        self.text = backbone.modality == "text"
+        self.device = device_of(backbone)
+        self.features = torch.from_numpy(extract(backbone, items)) if boundary == backbone.depth else None
+        self.keeps = 0 < boundary < backbone.depth and not views
+        self.same_batches = self.keeps and self.text
+        self.composed: list[np.ndarray] | None = None
+        self.by_batch: dict[bytes, State] = {}
+        self.by_item: State | None = None
+        self.filled = np.zeros(len(items), bool)
+        self.bytes = 0
+
+    def batches(self, rng: np.random.Generator | None) -> list[np.ndarray]:
+        """Places of the items of each batch. rng: shuffles; None: a fixed order."""
+        if self.composed is None or not self.same_batches:
+            self.composed = self.compose(rng)
+        return [self.composed[place] for place in rng.permutation(len(self.composed))] if rng else self.composed
+
+    def compose(self, rng: np.random.Generator | None) -> list[np.ndarray]:
+        n = len(self.items)
+        order = rng.permutation(n).tolist() if rng else list(range(n))
+        if self.text and self.features is None:
+            # Texts of like length share a batch; sorting within pools only leaves the batches random.
+            pool = 16 * self.batch_size if rng else n
+            order = [place for start in range(0, n, pool) for place in by_length(self.items, order[start : start + pool])]
+        starts = list(range(0, n, self.batch_size))
+        # Batch normalisation cannot learn from a single item: a last batch of one joins the one before.
+        if rng and len(starts) > 1 and n - starts[-1] == 1:
+            starts.pop()
+        return [np.array(order[start:stop]) for start, stop in zip(starts, [*starts[1:], n], strict=True)]
+
+    def prepare(self, batch: np.ndarray, key: list[int] | None) -> State | None:
+        """The batch as the first stage takes it, None where what is needed is kept. Runs in a thread of its own."""
+        if self.features is not None or batch.tobytes() in self.by_batch or (self.by_item is not None and self.filled[batch].all()):
+            return None
+        rng = np.random.default_rng(key) if self.views and key else None
+        return self.backbone.prepare([self.items[place] for place in batch], rng)
+
+    def state(self, batch: np.ndarray, ready: State | None) -> State:
+        """The state that stage `boundary` takes, on the backbone's device. ready: what `prepare` gave."""
+        if self.features is not None:
+            return self.features[batch].to(self.device)
+        if ready is not None:
+            with torch.no_grad():
+                state = self.backbone(to_device(ready, self.device), stop=self.boundary)
+            if self.keeps:
+                self.keep(batch, state)
+            return state
+        if self.text:
+            # A copy, as the stages above may work in place.
+            return _each(self.by_batch[batch.tobytes()], lambda tensor: tensor.clone().to(self.device))
+        assert self.by_item is not None
+        return _each(self.by_item, lambda tensor: tensor[batch].to(self.device))
+
+    def keep(self, batch: np.ndarray, state: State) -> None:
+        state = _each(state, lambda tensor: tensor.detach().cpu().clone())
+        size = sum(tensor.nbytes for tensor in (state.values() if isinstance(state, dict) else [state]))
+        if self.text:
+            if self.bytes + size <= KEEP_BYTES:
+                self.bytes += size
+                self.by_batch[batch.tobytes()] = state
+            return
+        if self.by_item is None:
+            if size / len(batch) * len(self.items) > KEEP_BYTES:
+                self.keeps = False
+                return
+            self.by_item = _each(state, lambda tensor: tensor.new_empty((len(self.items), *tensor.shape[1:])))
+        for name, tensor in state.items() if isinstance(state, dict) else [("", state)]:
+            (self.by_item[name] if isinstance(self.by_item, dict) else self.by_item)[torch.from_numpy(batch)] = tensor
+        self.filled[batch] = True
+
+
+def _each(state: State, function: Callable[[torch.Tensor], torch.Tensor]) -> State:
+    return {name: function(tensor) for name, tensor in state.items()} if isinstance(state, dict) else function(state)
+
+
+def _target(y: np.ndarray, task: Task) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(y)).long() if task == "classification" else torch.from_numpy(np.asarray(y)).float()
+
+
+def _outputs(backbone: Backbone, head: nn.Module) -> int:
+    """How many numbers the head gives for an item."""
+    head.eval()
+    with torch.no_grad():
+        return head(torch.zeros(1, backbone.width, device=device_of(backbone))).shape[1]
+
+
+def _loss(task: Task, weight: torch.Tensor | None) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    if task == "classification":
+        return lambda logits, target: functional.cross_entropy(logits, target, weight)
+    if task == "multilabel":
+        return lambda logits, target: functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
+    return lambda logits, target: functional.mse_loss(logits.squeeze(1), target)
+
+
+def _weights(task: Task, y: np.ndarray, classes: int, class_weight: str | np.ndarray | None, device: torch.device) -> torch.Tensor | None:
+    """(c,) weights: of each class, or of each label's positives for multilabel. A class without items weighs 1."""
+    if class_weight is None:
+        return None
+    if isinstance(class_weight, str):
+        if task == "classification":
+            counts = np.bincount(y, minlength=classes)
+            class_weight = np.where(counts, len(y) / (np.maximum(counts, 1) * np.count_nonzero(counts)), 1.0)
+        else:
+            counts = y.sum(0)
+            class_weight = np.where(counts, (len(y) - counts) / np.maximum(counts, 1), 1.0)
+    return torch.as_tensor(np.asarray(class_weight), dtype=torch.float32, device=device)
+
+
+def _check(
+    backbone: Backbone,
+    plan: Plan,
+    items: Sequence[Any],
+    y: np.ndarray,
+    task: Task,
+    classes: int,
+    validation: Any,
+    batch_size: int,
+    class_weight: str | np.ndarray | None,
+    patience: int | None,
+) -> None:
+    """Raise one GraftError that lists all that does not fit."""
+    if task not in TASKS:
+        raise GraftError(f"train: task is {task!r}, expected one of {', '.join(TASKS)}.{near_miss(task, TASKS)}")
+    check_plan(plan, backbone.depth, f"train {backbone.name}")
+    problems = []
+    for where, some, target in [("training", items, y)] + ([("validation", *validation)] if validation else []):
+        if not len(some):
+            problems.append(f"train: 0 {where} items, expected at least 1.")
+        elif len(some) != len(target):
+            problems.append(f"train: {len(some)} {where} items and {len(target)} targets, expected one target an item.")
+        elif task == "classification" and (np.min(target) < 0 or np.max(target) >= classes):
+            problems.append(f"train: {where} targets run from {np.min(target)} to {np.max(target)}, expected 0 to {classes - 1}")
+            problems[-1] += f" as the head has {classes} outputs. Encode the classes, or give the head one output a class."
+        elif task == "multilabel" and np.shape(target) != (len(some), classes):
+            problems.append(
+                f"train: {where} targets have shape {np.shape(target)}, expected ({len(some)}, {classes}): one column a head output."
+            )
+        elif task == "regression" and (classes != 1 or np.ndim(target) != 1):
+            problems.append(f"train: {classes} head outputs and {np.ndim(target)}-d {where} targets, expected 1 output and 1-d targets.")
+    if batch_size < 1:
+        problems.append(f"train: batch_size is {batch_size}, expected at least 1.")
+    if patience is not None and (patience < 1 or not validation):
+        problems.append(
+            f"train: patience is {patience} {'with' if validation else 'without'} a validation part, expected at least 1, with one."
+        )
+    if class_weight is not None and task == "regression":
+        problems.append("train: class_weight with a regression, expected None as there are no classes.")
+    elif isinstance(class_weight, str) and class_weight != "balanced":
+        problems.append(f"train: class_weight is {class_weight!r}, expected 'balanced', one number a class, or None.")
+    elif class_weight is not None and not isinstance(class_weight, str) and np.shape(class_weight) != (classes,):
+        problems.append(f"train: class_weight has shape {np.shape(class_weight)}, expected ({classes},): one number a class.")
+    raise_all(problems)

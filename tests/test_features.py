@@ -1,0 +1,229 @@
+"""Features: equal to running the backbone, computed once, kept on disk whatever happens to the disk."""
+
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from graft import features
+from graft.backbones.tiny import load
+from graft.errors import GraftError
+from graft.features import cache_folder, extract, one_ahead, throughput
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def make_images(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (20, 24, 3), dtype=np.uint8) for _ in range(n)]
+
+
+def make_texts(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return [f"number {i} " + "word " * int(rng.integers(1, 30)) for i in range(n)]
+
+
+def counting(backbone):
+    """The backbone, and a list that grows by every item it prepares."""
+    seen, prepare = [], backbone._prepare
+    backbone._prepare = lambda items, rng: (seen.extend(items), prepare(items, rng))[1]
+    return backbone, seen
+
+
+@pytest.mark.parametrize(("kind", "items"), [("image", make_images(23)), ("text", make_texts(23))])
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_features_equal_the_backbone_run_item_by_item(kind, items, batch_size):
+    """Truth: float32 rounding differs with the batch's shape, by far less than 1e-5 on features of order 1."""
+    backbone = load(kind)
+    with torch.no_grad():
+        expected = np.concatenate([backbone(backbone.prepare([item])).numpy() for item in items])
+    got = extract(backbone, items, batch_size=batch_size)
+    assert got.dtype == np.float32 and got.shape == (23, 32)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_a_second_run_computes_nothing_and_gives_the_same_numbers():
+    items = make_texts(10)
+    first = extract(load("text"), items)
+    backbone, seen = counting(load("text"))
+    np.testing.assert_array_equal(extract(backbone, items[::-1]), first[::-1])
+    assert seen == []
+
+
+def test_ten_more_items_compute_ten():
+    items = make_texts(30)
+    extract(load("text"), items[:20])
+    backbone, seen = counting(load("text"))
+    extract(backbone, items)
+    assert sorted(seen) == sorted(items[20:])
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_equal_items_are_computed_once(kept):
+    backbone, seen = counting(load("text"))
+    got = extract(backbone, ["a b", "c", "a b", "a b"], cache=kept)
+    assert sorted(seen) == ["a b", "c"]
+    np.testing.assert_array_equal(got[0], got[3])
+
+
+def test_without_cache_nothing_is_written(cache):
+    extract(load("text"), make_texts(3), cache=False)
+    assert not cache.exists()
+
+
+def test_other_weights_have_features_of_their_own():
+    items = make_images(4)
+    assert not np.allclose(extract(load("image"), items), extract(load("image-1"), items))
+
+
+def test_texts_of_like_length_share_a_batch():
+    widths = []
+    backbone, _ = counting(load("text"))
+    prepare = backbone._prepare
+    backbone._prepare = lambda items, rng: (widths.append({len(item) for item in items}), prepare(items, rng))[1]
+    extract(backbone, ["a" * (1 + i % 2) + f" {i}" for i in range(8)], batch_size=4)
+    assert widths == [{4}, {3}]
+
+
+def test_no_items_give_no_rows():
+    assert extract(load("text"), []).shape == (0, 32)
+
+
+def test_progress_ends_at_the_total():
+    steps = []
+    extract(load("text"), ["a", "b", "a"], batch_size=1, progress=steps.append)
+    assert [(step.done, step.total) for step in steps] == [(2, 3), (3, 3)]
+    extract(load("text"), ["a", "b", "a"], progress=steps.append)
+    assert (steps[-1].what, steps[-1].done, steps[-1].total) == ("extracting tiny:text", 3, 3)
+
+
+def test_the_backbone_is_run_in_evaluation_mode():
+    backbone = load("image")
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    backbone.train()
+    extract(backbone, make_images(4))
+    assert not backbone.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("part", ["keys", "features"])
+def test_a_damaged_part_of_the_cache_is_named_and_computed_again(cache, part):
+    items = make_texts(6)
+    first = extract(load("text"), items)
+    (path,) = cache.glob(f"features/*/*/*.{part}.npy")
+    path.write_bytes(path.read_bytes()[:150])
+    with pytest.warns(UserWarning, match=r"\.keys\.npy: this part of the feature cache cannot be read .* computed again"):
+        np.testing.assert_array_equal(extract(load("text"), items), first)
+
+
+def test_a_part_of_another_width_is_not_believed(cache):
+    extract(load("text"), make_texts(6))
+    (path,) = cache.glob("features/*/*/*.features.npy")
+    np.save(path, np.zeros((6, 7), np.float32))
+    with pytest.warns(UserWarning, match=r"features \(6, 7\), expected \(m, 16\) and \(m, 32\)"):
+        assert extract(load("text"), make_texts(6)).any()
+
+
+def test_a_cache_that_cannot_be_written_is_warned_of_once_and_done_without(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(features, "_SHARD_ITEMS", 2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert extract(load("text"), make_texts(6), batch_size=2).shape == (6, 32)
+    assert len(caught) == 1 and "the cache cannot be written" in str(caught[0].message) and "GRAFT_CACHE" in str(caught[0].message)
+
+
+def test_a_full_disk_leaves_no_half_written_file(cache, monkeypatch):
+    def full(file, array):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(features.np, "save", full)
+    with pytest.warns(UserWarning, match="No space left on device"):
+        extract(load("text"), make_texts(3))
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+def test_what_was_computed_before_an_interruption_is_kept():
+    items = make_texts(12)
+
+    def stop(step):
+        if step.done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(load("text"), items, batch_size=4, progress=stop)
+    backbone, seen = counting(load("text"))
+    extract(backbone, items)
+    assert len(seen) == 4
+
+
+def test_two_processes_share_one_cache():
+    code = (
+        "import sys; from graft import features; from graft.backbones.tiny import load; features._SHARD_ITEMS = 4\n"
+        "start = int(sys.argv[1]); features.extract(load('text'), [f'text {i}' for i in range(start, start + 40)], batch_size=2)"
+    )
+    running = [subprocess.Popen([sys.executable, "-W", "error", "-c", code, start]) for start in ("0", "20")]
+    assert [process.wait() for process in running] == [0, 0]
+    items = [f"text {i}" for i in range(60)]
+    backbone, seen = counting(load("text"))
+    np.testing.assert_allclose(extract(backbone, items), extract(load("text"), items, cache=False), atol=1e-5)
+    assert seen == []
+
+
+def test_unreadable_items_are_named(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(GraftError, match=r"1 items cannot be read, .*item 1 .*broken\.jpg.*graft check"):
+        extract(load("image"), [make_images(1)[0], str(tmp_path / "broken.jpg")])
+    with pytest.raises(GraftError, match=r"2 items cannot be read, .*item 0 .*absent\.jpg.*item 2 .*gone\.jpg"):
+        extract(load("image"), [str(tmp_path / "absent.jpg"), make_images(1)[0], str(tmp_path / "gone.jpg")])
+
+
+def test_a_batch_size_of_zero_is_refused():
+    with pytest.raises(GraftError, match="batch_size is 0, expected at least 1"):
+        extract(load("text"), ["a"], batch_size=0)
+
+
+def test_throughput_is_measured_once_and_remembered(cache):
+    items = make_texts(40)
+    speed = throughput(load("text"), items)
+    assert speed > 0
+    assert throughput(load("text"), items) == speed
+    (path,) = cache.glob("speed/*/*.json")
+    path.write_text(json.dumps({"items_per_second": 12.5}))
+    assert throughput(load("text"), items) == 12.5
+    path.write_text("{")
+    with pytest.warns(UserWarning, match="measured again"):
+        assert throughput(load("text"), items) > 0
+
+
+def test_throughput_of_nothing_is_refused():
+    with pytest.raises(GraftError, match="0 items, expected at least 1"):
+        throughput(load("text"), [])
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("GRAFT_CACHE")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "graft"
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
+    assert cache_folder() == tmp_path / "local" / "graft" / "cache"
+
+
+def test_one_ahead_is_map_in_order_and_passes_errors_on():
+    assert list(one_ahead(lambda x: x * x, range(5))) == [0, 1, 4, 9, 16]
+    assert list(one_ahead(str, [])) == []
+    with pytest.raises(ZeroDivisionError):
+        list(one_ahead(lambda x: 1 // x, [1, 0]))
