@@ -1,178 +1,270 @@
-"""The page and the card: complete, self-contained, deaf to hostile names, on made-up results of every kind."""
+"""The page: complete, self-contained, deaf to hostile names, on made-up results of every kind."""
 
 import json
-import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from report_samples import RESULTS, around, empty_result, images_result, picture, regression_result, texts_result
 
 from graft.records import Mistake, Result
-from graft.report import model_card, write_report
-from graft.report import plots, words
+from graft.report import write_report
 
 
-def around(value, half=0.02):
-    return {"score": value, "interval": (value - half, value + half)}
+def mistakes_for(result):
+    if result.modality == "image":
+        return [Mistake(f"val/{n}.jpg", "ants", "bees", 0.9 - n / 100, image=picture(n)) for n in range(14)]
+    probability = None if result.task == "regression" else 0.98
+    return [Mistake("row 17", "card_arrival", "pin_limit", probability, text="wheres my   card???")]
 
 
-def images_result():
-    """A binary image study in which transfer helps."""
-    curve = {"transfer": (0.87, 0.93, 0.96, 0.974), "from scratch": (0.52, 0.6, 0.68, 0.745), "HOG + colour histogram + logistic regression": (0.6, 0.68, 0.75, 0.784)}
-    backbone = "checkpoint:weights/mobilenetv2_100_imagenet"
-    return Result(
-        task="classification",
-        metric="accuracy",
-        n_train=244,
-        n_test=153,
-        score=0.974,
-        interval=(0.941, 0.994),
-        backbone=backbone,
-        strategy="lp_ft",
-        seeds=[0, 1],
-        seconds=187.4,
-        controls={
-            "from scratch": {**around(0.745, 0.07), "seconds": 96.0, "note": "the same network from random weights"},
-            "HOG + colour histogram + logistic regression": {**around(0.784, 0.065), "seconds": 4.2, "note": "the classical baseline for images"},
-        },
-        verdict={
-            "outcome": "helps",
-            "effect": 0.19,
-            "interval": (0.124, 0.261),
-            "against": "HOG + colour histogram + logistic regression",
-            "n": 153,
-            "test": "paired bootstrap over items",
-        },
-        candidates=[
-            {"backbone": backbone, "strategy": "feature_extraction", **around(0.959, 0.025), "seconds": 6.1},
-            {"backbone": backbone, "strategy": "lp_ft", **around(0.967, 0.022), "seconds": 71.0},
-            {"backbone": "timm:resnet18", "strategy": "feature_extraction", **around(0.943, 0.03), "seconds": 9.4},
-        ],
-        ranking=[
-            {"backbone": backbone, **around(0.959, 0.025), "seconds": 6.1},
-            {"backbone": "timm:resnet18", **around(0.943, 0.03), "seconds": 9.4},
-            {"backbone": "timm:mobilenetv3_large_100", **around(0.93, 0.031), "seconds": 5.0},
-        ],
-        findings=[
-            {"kind": "imbalance", "severity": "note", "message": "the largest class, bees, holds 54 % of the items.", "items": ()},
-            {"kind": "unreadable", "severity": "problem", "message": "2 files could not be read and were set aside.", "items": ("train/ants/broken.jpg", "train/bees/half.jpg")},
-            {"kind": "leak", "severity": "warning", "message": "3 pairs of near-duplicates lie on both sides of the split.", "items": tuple(f"train/ants/{n}.jpg = val/ants/{n}.jpg" for n in range(15))},
-        ],
-        versions={"graft": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "timm": "1.0.31", "numpy": "2.3.1"},
-        data="hymenoptera.zip",
-        modality="image",
-        classes=["ants", "bees"],
-        notes=["task: classification, as the target has 2 distinct words", "split: train and val of the folder, val used as the test split", "metric: accuracy, as no class holds more than 70 %"],
-        judged_on="the given test split",
-        metrics={"accuracy": {"score": 0.974, "interval": (0.941, 0.994)}, "balanced_accuracy": around(0.975), "macro_f1": around(0.973), "log_loss": around(0.081, 0.03), "calibration_error": around(0.02, 0.01)},
-        per_class=[{"class": "ants", "precision": 0.958, "recall": 0.986, "f1": 0.972, "n": 70}, {"class": "bees", "precision": 0.988, "recall": 0.964, "f1": 0.976, "n": 83}],
-        confusion=[[69, 1], [3, 80]],
-        label_curve={
-            "sentence": "With 25 labels the transferred model is ahead of what the from-scratch network reaches with all 244; the from-scratch network would need more labels than you have.",
-            "curves": {name: [{"n": n, **around(score, 0.9 / n**0.5 * (1.05 - score) + 0.01)} for n, score in zip((25, 60, 120, 244), scores, strict=True)] for name, scores in curve.items()},
-        },
-        weights=[
-            {"backbone": backbone, "licence": "Apache-2.0", "pretrained_on": "ImageNet-1k", "parameters": 2_223_872, "fingerprint": "9f2c44d0a7be61537cd1"},
-            {"backbone": "timm:resnet18", "licence": None, "pretrained_on": None, "parameters": 11_176_512, "fingerprint": "77ab"},
-        ],
-        command="graft run hymenoptera.zip --backbone checkpoint:weights/mobilenetv2_100_imagenet --out runs/hymenoptera --seed 0",
+@pytest.fixture(params=RESULTS)
+def result(request):
+    return RESULTS[request.param]()
+
+
+@pytest.fixture
+def page(result, tmp_path):
+    write_report(result, tmp_path / "report.html", mistakes=mistakes_for(result))
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would see: tags with their attributes, ids, visible text; complains of unclosed tags."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], []
+        self.feed(page)
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img", "br", "wbr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"closed out of order: {tag}"
+
+        if tag in ("td", "th"):
+            self.text.append(" ")
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+
+    @property
+    def words(self):
+        return " ".join("".join(self.text).replace("\xa0", " ").split())
+
+    @property
+    def sections(self):
+        return [attributes["id"] for tag, attributes in self.tags if tag == "section"]
+
+
+def read(result, tmp_path, **options):
+    write_report(result, tmp_path / "report.html", **options)
+    return Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_is_whole_html_and_loads_nothing(page):
+    reader = Reader(page)
+    for tag, attributes in reader.tags:
+        assert tag not in ("script", "iframe", "object", "embed", "base")
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+    assert "url(" not in page and "@import" not in page
+    assert re.findall(r"https?://[^\s\"<]*", page) == []
+
+
+def test_the_page_forbids_the_browser_to_load_anything(page):
+    policies = [a["content"] for tag, a in Reader(page).tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_the_page_holds_no_undefined_or_nan(page):
+    words_read = Reader(page).words.lower()
+    for slip in ("nan", "undefined", "none to", " inf"):
+        assert slip not in words_read.replace("finance", ""), slip
+    assert "nan%" not in page and "inf%" not in page
+
+
+def test_a_full_study_has_every_section_in_order(tmp_path):
+    reader = read(images_result(), tmp_path, mistakes=mistakes_for(images_result()))
+    assert reader.sections == ["comparison", "labels", "classes", "mistakes", "data", "choice", "weights", "repeat"]
+
+
+def test_a_bare_study_leaves_out_what_it_has_not(tmp_path):
+    assert read(empty_result(), tmp_path).sections == ["comparison", "data", "weights", "repeat"]
+
+
+@pytest.mark.parametrize(
+    ("make", "headline", "difference", "advice"),
+    [
+        (
+            images_result,
+            "Transfer helps.",
+            "The difference is +0.190, with a 95 % interval of +0.124 to +0.261.",
+            "Ship the transferred model.",
+        ),
+        (
+            texts_result,
+            "No difference shown.",
+            "The difference is +0.004, with a 95 % interval of −0.006 to +0.013.",
+            "cannot tell the two apart",
+        ),
+        (
+            regression_result,
+            "Transfer hurts.",
+            "The difference is −18,114, with a 95 % interval of −20,500 to −15,700.",
+            "gradient boosting serves better",
+        ),
+    ],
+)
+def test_the_verdict_comes_first_and_says_what_to_do(make, headline, difference, advice, tmp_path):
+    said = read(make(), tmp_path).words
+    assert headline in said and difference in said and advice in said
+    assert said.index(headline, len(make().data) + 25) < said.index("With and without transfer")
+
+
+def test_every_number_of_the_result_is_on_the_page(tmp_path):
+    said = read(images_result(), tmp_path).words
+    for expected in ("0.974", "0.941 to 0.994", "0.745", "0.784", "0.967", "244 and 153 images", "3 min 7 s", "seeds 0, 1", "torch 2.13.0"):
+        assert expected in said, expected
+    for expected in (
+        "Apache-2.0",
+        "ImageNet-1k",
+        "2.22 million parameters",
+        "the given test split",
+        "paired bootstrap over items, n = 153",
+    ):
+        assert expected in said, expected
+    assert images_result().command in said
+
+
+def test_findings_come_worst_first_with_their_items_named(tmp_path):
+    said = read(images_result(), tmp_path).words
+    assert said.index("2 files could not be read") < said.index("3 pairs of near-duplicates") < said.index("the largest class")
+    assert "train/ants/broken.jpg, train/bees/half.jpg" in said
+    assert "train/ants/11.jpg = val/ants/11.jpg, and 3 more" in said
+
+
+def test_few_classes_get_a_matrix_and_many_the_worst_pairs(tmp_path):
+    few = read(images_result(), tmp_path)
+    cells = [attributes for tag, attributes in few.tags if tag == "td" and "--share" in attributes.get("style", "")]
+    assert [cell["style"] for cell in cells] == ["--share: 98.6", "--share: 1.4", "--share: 3.6", "--share: 96.4"]
+    many = texts_result()
+    confusion = np.array(many.confusion)
+    np.fill_diagonal(confusion, 0)
+    reader = read(many, tmp_path)
+    assert not [tag for tag, attributes in reader.tags if "matrix" in attributes.get("class", "")]
+    first = re.search(r"was called\s*times\s*(\S+)\s+(\S+)\s+(\d+) of (\d+)", reader.words)
+    assert int(first[3]) == confusion.max() == confusion[many.classes.index(first[1]), many.classes.index(first[2])]
+    assert int(first[4]) == sum(many.confusion[many.classes.index(first[1])])
+
+
+def test_a_class_without_held_out_items_does_not_divide_by_zero(tmp_path):
+    said = read(replace(images_result(), confusion=[[5, 2], [0, 0]]), tmp_path)
+    assert [a["style"] for t, a in said.tags if "--share" in a.get("style", "")][2:] == ["--share: 0.0", "--share: 0.0"]
+
+
+def test_classes_are_listed_weakest_first(tmp_path):
+    said = read(texts_result(), tmp_path).words
+    table = said[said.index("All 77 classes, the weakest first") :]
+    order = sorted(texts_result().per_class, key=lambda row: row["f1"])
+    assert table.index(order[0]["class"]) < table.index(order[-1]["class"])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK"])
+def test_thumbnails_are_small_jpegs_inside_the_page(mode, tmp_path):
+    reader = read(images_result(), tmp_path, mistakes=[Mistake("a.png", "ants", "bees", 0.9, image=picture(mode=mode))])
+    (image,) = [attributes["src"] for tag, attributes in reader.tags if tag == "img"]
+    assert image.startswith("data:image/jpeg;base64,")
+    assert len(image) < 12_000
+
+
+def test_a_thumbnail_leaves_the_image_of_the_caller_alone(tmp_path):
+    image = picture()
+    read(images_result(), tmp_path, mistakes=[Mistake("a.png", "ants", "bees", 0.9, image=image)])
+    assert image.size == (640, 480)
+
+
+def test_mistakes_are_told_in_words(tmp_path):
+    said = read(texts_result(), tmp_path, mistakes=[Mistake("row 17", "arrival", "limit", 0.976, text="wheres my card???")]).words
+    assert "wheres my card??? is arrival, called limit (98 % sure) row 17" in said
+    said = read(regression_result(), tmp_path, mistakes=[Mistake("row 9", "21000", "93000", text="rooms: 9")]).words
+    assert "rooms: 9 is 21000, predicted 93000 row 9" in said
+
+
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>" style="background:url(http://evil.example/a)'
+
+
+def test_hostile_names_stay_text(tmp_path):
+    base = images_result()
+    result = replace(
+        base,
+        data=HOSTILE,
+        backbone=HOSTILE,
+        strategy=HOSTILE,
+        classes=[HOSTILE, "b"],
+        command=HOSTILE,
+        notes=[HOSTILE],
+        judged_on=HOSTILE,
+        controls={HOSTILE: {**around(0.5), "note": HOSTILE}},
+        verdict={**base.verdict, "against": HOSTILE, "test": HOSTILE},
+        candidates=[{"backbone": HOSTILE, "strategy": HOSTILE, **around(0.5), "seconds": 1.0}],
+        ranking=[{"backbone": HOSTILE, **around(0.5), "seconds": 1.0}],
+        findings=[{"kind": "leak", "severity": "warning", "message": HOSTILE, "items": (HOSTILE,)}],
+        per_class=[{"class": HOSTILE, "precision": 1.0, "recall": 1.0, "f1": 1.0, "n": 1}],
+        label_curve={"sentence": HOSTILE, "curves": {HOSTILE: [{"n": 10, **around(0.5)}]}},
+        weights=[{"backbone": HOSTILE, "licence": HOSTILE, "pretrained_on": HOSTILE, "parameters": 1, "fingerprint": HOSTILE}],
+        versions={HOSTILE: HOSTILE},
     )
+    mistakes = [Mistake(HOSTILE, HOSTILE, HOSTILE, 0.5, text=HOSTILE, image=picture())]
+    reader = read(result, tmp_path, mistakes=mistakes, fold_scores={HOSTILE: [0.4, 0.6]})
+    assert {tag for tag, _ in reader.tags}.isdisjoint({"script", "iframe"})
+    assert all(attributes["src"].startswith("data:") for tag, attributes in reader.tags if tag == "img")
+    assert not [name for _, attributes in reader.tags for name in attributes if name.startswith("on")]
+    assert not [attributes["style"] for _, attributes in reader.tags if "url(" in attributes.get("style", "")]
+    assert reader.words.count("<script>alert") > 15
 
 
-def texts_result():
-    """A 77-class text study without a difference, judged by cross-validation."""
-    rng = np.random.default_rng(0)
-    classes = [f"{a}_{b}" for a in ("card", "transfer", "top_up", "refund", "exchange", "cash", "pin") for b in ("arrival", "not_working", "fee_charged", "declined", "pending", "limit", "lost_or_stolen", "how_to", "wrong_amount", "supported_currencies", "verify_identity")]
-    confusion = np.diag(rng.integers(28, 41, size=77)) + (rng.random((77, 77)) < 0.02) * rng.integers(1, 8, size=(77, 77))
-    per_class = [{"class": name, "precision": float(rng.uniform(0.7, 1)), "recall": float(rng.uniform(0.7, 1)), "f1": float(rng.uniform(0.7, 1)), "n": 40} for name in classes]
-    return replace(
-        images_result(),
-        metric="macro_f1",
-        n_train=770,
-        n_test=3080,
-        score=0.872,
-        interval=(0.861, 0.883),
-        backbone="sentence:minilm",
-        strategy="feature_extraction",
-        controls={"from scratch": around(0.61), "TF-IDF + logistic regression": around(0.868)},
-        verdict={"outcome": "no difference shown", "effect": 0.004, "interval": (-0.006, 0.013), "against": "TF-IDF + logistic regression", "n": 3080, "test": "corrected resampled t over 10 folds"},
-        candidates=[{"backbone": "sentence:minilm", "strategy": "feature_extraction", **around(0.865), "seconds": 21.0}],
-        ranking=[],
-        findings=[],
-        data="banking77.csv",
-        modality="text",
-        classes=classes,
-        confusion=confusion.tolist(),
-        per_class=per_class,
-        judged_on="5-fold cross-validation, 2 repeats",
-        weights=[{"backbone": "sentence:minilm", "licence": "apache-2.0", "pretrained_on": "1 billion sentence pairs", "parameters": 22_713_216, "fingerprint": "0c1d"}],
-        metrics={},
-    )
+def test_folds_are_drawn_behind_the_intervals(tmp_path):
+    folds = {"transfer": [0.9, 1.0, 0.95], "from scratch": [0.7, 0.75]}
+    reader = read(images_result(), tmp_path, fold_scores=folds)
+    assert len([tag for tag, attributes in reader.tags if attributes.get("class") == "fold"]) == 5
+    assert "single folds" in reader.words
 
 
-def regression_result():
-    """A regression in which transfer hurts, with large numbers and a metric that is better when lower."""
-    return replace(
-        images_result(),
-        task="regression",
-        metric="mae",
-        score=51234.5,
-        interval=(49000.0, 53500.0),
-        controls={"from scratch": {"score": 61000.0, "interval": (58000.0, 64000.0)}, "gradient boosting": {"score": 33120.0, "interval": (32000.0, 34000.0)}},
-        verdict={"outcome": "hurts", "effect": -18114.5, "interval": (-20500.0, -15700.0), "against": "gradient boosting", "n": 153, "test": "paired bootstrap over items"},
-        data="housing",
-        modality="table",
-        classes=[],
-        confusion=[],
-        per_class=[],
-        candidates=[],
-        ranking=[],
-        label_curve={},
-        metrics={"mae": {"score": 51234.5, "interval": (49000.0, 53500.0)}, "r2": around(0.61)},
-    )
+def test_the_page_replaces_an_older_one_and_leaves_no_other_file(tmp_path):
+    path = tmp_path / "runs" / "report.html"
+    write_report(empty_result(), path)
+    write_report(images_result(), path)
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    assert "Transfer helps." in path.read_text(encoding="utf-8")
 
 
-def multilabel_result():
-    """Labels that may hold together: no confusion matrix."""
-    return replace(
-        images_result(),
-        task="multilabel",
-        metric="macro_f1",
-        classes=["beach", "city", "night"],
-        confusion=[],
-        per_class=[{"class": name, "precision": 0.9, "recall": 0.8, "f1": 0.85, "n": 50} for name in ("beach", "city", "night")],
-    )
+def test_a_failed_page_leaves_the_older_one(tmp_path):
+    path = tmp_path / "report.html"
+    write_report(images_result(), path)
+    before = path.read_bytes()
+    with pytest.raises(KeyError, match="outcome"):
+        write_report(replace(images_result(), verdict={}), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
 
-def empty_result():
-    """The least a study can hand over: every optional section empty, one interval unknown."""
-    return Result(
-        task="classification",
-        metric="shiny_score",
-        n_train=8,
-        n_test=1,
-        score=1.0,
-        interval=(math.nan, math.nan),
-        backbone="tiny:text",
-        strategy="mine",
-        seeds=[0],
-        seconds=0.4,
-        controls={},
-        verdict={"outcome": "no difference shown", "effect": 0.0, "interval": (0.0, 0.0), "against": "from scratch", "n": 1, "test": "none"},
-        candidates=[],
-        ranking=[],
-        findings=[],
-        versions={},
-    )
+def test_the_same_result_gives_the_same_page(tmp_path):
+    write_report(images_result(), tmp_path / "a.html", mistakes=mistakes_for(images_result()))
+    write_report(images_result(), tmp_path / "b.html", mistakes=mistakes_for(images_result()))
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
-RESULTS = {"images": images_result, "texts": texts_result, "regression": regression_result, "multilabel": multilabel_result, "empty": empty_result}
-
-
-def picture(seed=0, size=(640, 480), mode="RGB"):
-    pixels = np.random.default_rng(seed).integers(0, 255, size=(6, 8, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).resize(size).convert(mode)
+def test_a_result_read_back_from_json_gives_the_same_page(result, tmp_path):
+    again = Result(**json.loads(json.dumps(result.to_dict())))
+    write_report(result, tmp_path / "a.html")
+    write_report(again, tmp_path / "b.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()

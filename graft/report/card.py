@@ -97,8 +97,8 @@ def _body(result: Result) -> str:
             for name, control in result.controls.items()
         ),
         "",
-        f"Judged on {_cell(result.judged_on) or 'held-out items'}: {words.plural(result.n_test, 'item')}, after training on {result.n_train:,}. "
-        f"Seeds: {', '.join(map(str, result.seeds))}.",
+        f"Judged on {_cell(result.judged_on) or 'held-out items'}: {words.items(result.n_test, result.modality)}, "
+        f"after training on {result.n_train:,}. Seeds: {', '.join(map(str, result.seeds))}.",
         "",
     ]
     others = {name: score for name, score in result.metrics.items() if name != result.metric}

@@ -3,7 +3,7 @@
 import base64
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ NAMES_SHOWN = 12
 
 HEADLINES = {"helps": "Transfer helps.", "no difference shown": "No difference shown.", "hurts": "Transfer hurts."}
 SEVERITIES = {"problem": "set aside", "warning": "warning", "note": "note"}
+
+
+Row = Mapping[str, Any]
 
 
 def write_report(
@@ -69,10 +72,10 @@ def render(result: Result, mistakes: Sequence[Mistake], fold_scores: Mapping[str
         difference=plots.difference(result.verdict["effect"], result.verdict["interval"]),
         comparison=plots.interval_rows(_comparison(result, series, fold_scores)),
         has_folds=bool(fold_scores),
-        ranking=_chosen_among(result.ranking, lambda row: row["backbone"], lambda row: row["backbone"] == result.backbone),
+        ranking=_chosen_among(result.ranking, lambda row: "", lambda row: row["backbone"] == result.backbone),
         candidates=_chosen_among(
             result.candidates,
-            lambda row: f"{row['backbone']}, {row['strategy']}",
+            lambda row: row["strategy"],
             lambda row: (row["backbone"], row["strategy"]) == (result.backbone, result.strategy),
         ),
         strategies=_strategies(result),
@@ -89,9 +92,8 @@ def render(result: Result, mistakes: Sequence[Mistake], fold_scores: Mapping[str
 def _series(result: Result) -> dict[str, int]:
     """Which colour and shape a name has on every plot: 0 for the chosen model, then the controls in their order."""
     series = {name: number for number, name in enumerate(result.controls, start=1)}
-    for name in result.label_curve.get("curves", {}):
-        series.setdefault(name, 0)
-    return series
+    others = [name for name in result.label_curve.get("curves", {}) if name not in series]
+    return series | {name: number and number + len(result.controls) for number, name in enumerate(others)}
 
 
 def _meaning(result: Result) -> str:
@@ -130,18 +132,18 @@ def _comparison(result: Result, series: Mapping[str, int], fold_scores: Mapping[
     return [chosen, *controls]
 
 
-def _chosen_among(rows: Sequence[Mapping[str, Any]], label: Any, is_chosen: Any) -> Any:
-    """The rows of a choice as a plot, the chosen one marked; "" where there are none. label, is_chosen: functions of a row."""
+def _chosen_among(rows: Sequence[Mapping[str, Any]], note: Callable[[Row], str], is_chosen: Callable[[Row], bool]) -> str:
+    """The rows of a choice as a plot, the chosen one marked; "" where there are none. note: what stands below a row's backbone."""
     if not rows:
         return ""
     return plots.interval_rows(
         [
             plots.Mark(
-                label=label(row),
+                label=row["backbone"],
                 value=row["score"],
                 interval=row["interval"],
                 series=0 if is_chosen(row) else None,
-                note="chosen" if is_chosen(row) else "",
+                note=", ".join(filter(None, (note(row), "chosen" if is_chosen(row) else ""))),
                 aside=words.duration(row.get("seconds")),
             )
             for row in rows
@@ -155,7 +157,7 @@ def _strategies(result: Result) -> list[tuple[str, str]]:
     return [(name, words.strategy_meaning(name)) for name in names if words.strategy_meaning(name)]
 
 
-def _curve(result: Result, series: Mapping[str, int]) -> Any:
+def _curve(result: Result, series: Mapping[str, int]) -> str:
     curves = {name: points for name, points in result.label_curve.get("curves", {}).items() if points}
     return plots.label_curve(curves, series) if curves else ""
 
@@ -175,7 +177,7 @@ def _pairs(result: Result) -> list[dict[str, Any]]:
     """The pairs of classes most often confused, where there are too many classes for a matrix."""
     if len(result.classes) <= MATRIX_AT_MOST:
         return []
-    pairs = [
+    pairs: list[dict[str, Any]] = [
         {"true": result.classes[row], "predicted": result.classes[column], "n": n, "of": sum(counts), "share": n / sum(counts)}
         for row, counts in enumerate(result.confusion)
         for column, n in enumerate(counts)

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from graft.report.words import number, signed, span
+from graft.report.words import breakable, number, signed, span
 
 # One path for each series, about a centre at (0, 0), so that series differ in shape as well as in colour.
 SHAPES = (
@@ -69,7 +69,9 @@ def ticks(low: float, high: float, at_most: int = 5) -> list[float]:
     """Round numbers within [low, high], 1, 2 or 5 times a power of ten apart, at most `at_most` of them."""
     assert high > low
     power = 10.0 ** math.floor(math.log10((high - low) / at_most))
-    step = next(power * times for times in (1, 2, 5, 10, 20) if math.floor(high / (power * times)) - math.ceil(low / (power * times)) < at_most)
+    step = next(
+        power * times for times in (1, 2, 5, 10, 20) if math.floor(high / (power * times)) - math.ceil(low / (power * times)) < at_most
+    )
     return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
@@ -78,7 +80,7 @@ def tick_text(values: Sequence[float], sign: bool = False) -> list[str]:
     step = min((b - a for a, b in zip(values, values[1:], strict=False)), default=1.0)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     texts = [f"{value:{'+' if sign and value else ''},.{digits}f}" for value in values]
-    return [text.replace("-", "−") if float(text.replace(",", "")) else text.lstrip("-+") for text in texts]
+    return [text.replace("-", "−") if float(text.replace(",", "")) else "0" for text in texts]
 
 
 def _at(x: str, y: str, *content: Any) -> Markup:
@@ -115,16 +117,34 @@ def interval_rows(marks: Sequence[Mark]) -> Markup:
         drawn += [_line(scale.percent(point), "22%", scale.percent(point), "78%", "fold") for point in mark.points if math.isfinite(point)]
         if all(math.isfinite(end) for end in mark.interval):
             low, high = (scale.percent(end) for end in mark.interval)
-            drawn += [_line(low, "50%", high, "50%", "range"), _line(low, "32%", low, "68%", "range"), _line(high, "32%", high, "68%", "range")]
+            drawn += [
+                _line(low, "50%", high, "50%", "range"),
+                _line(low, "32%", low, "68%", "range"),
+                _line(high, "32%", high, "68%", "range"),
+            ]
         if math.isfinite(mark.value):
             drawn.append(_at(scale.percent(mark.value), "50%", _shape(mark.series)))
         spoken = f"{mark.label}: {number(mark.value)}, 95 % interval {span(mark.interval)}"
-        label = tag("div", tag("b", mark.label), *([tag("small", mark.note)] if mark.note else []), class_="label")
-        value = tag("div", tag("b", number(mark.value)), tag("small", span(mark.interval)), *([tag("small", mark.aside)] if mark.aside else []), class_="value")
+        label = tag("div", tag("b", breakable(mark.label)), *([tag("small", breakable(mark.note))] if mark.note else []), class_="label")
+        value = tag(
+            "div",
+            tag("b", number(mark.value)),
+            tag("small", span(mark.interval)),
+            *([tag("small", mark.aside)] if mark.aside else []),
+            class_="value",
+        )
         track = tag("svg", *drawn, class_="track", role="img", aria_label=spoken)
         rows.append(tag("div", label, track, value, class_=f"row {_colour(mark.series)}"))
     axis = [tag("text", text, x=scale.percent(stop), y="14", class_="middle") for stop, text in zip(stops, tick_text(stops), strict=True)]
-    rows.append(tag("div", tag("div", class_="label"), tag("svg", *axis, class_="axis", aria_hidden="true"), tag("div", class_="value"), class_="row foot"))
+    rows.append(
+        tag(
+            "div",
+            tag("div", class_="label"),
+            tag("svg", *axis, class_="axis", aria_hidden="true"),
+            tag("div", class_="value"),
+            class_="row foot",
+        )
+    )
     return tag("div", *rows, class_="rows")
 
 
@@ -134,14 +154,19 @@ def difference(effect: float, interval: tuple[float, float]) -> Markup:
     stops = ticks(scale.low, scale.high, at_most=6)
     zero = scale.percent(0.0)
     drawn = [_line(scale.percent(stop), "26", scale.percent(stop), "70", "grid") for stop in stops]
-    drawn += [tag("text", text, x=scale.percent(stop), y="88", class_="middle") for stop, text in zip(stops, tick_text(stops, sign=True), strict=True)]
+    drawn += [
+        tag("text", text, x=scale.percent(stop), y="88", class_="middle")
+        for stop, text in zip(stops, tick_text(stops, sign=True), strict=True)
+    ]
     drawn += [_line(zero, "22", zero, "70", "zero")]
     drawn += [tag("text", "← control better", x="0", y="12"), tag("text", "transfer better →", x="100%", y="12", class_="end")]
     if all(math.isfinite(end) for end in interval):
         low, high = (scale.percent(end) for end in interval)
         drawn += [_line(low, "48", high, "48", "range thick"), _line(low, "39", low, "57", "range"), _line(high, "39", high, "57", "range")]
     drawn.append(_at(scale.percent(effect), "48", tag("path", d=SHAPES[0], class_="dot", transform="scale(1.5)")))
-    return tag("svg", *drawn, class_="difference", role="img", aria_label=f"difference {signed(effect)}, 95 % interval {span(interval, sign=True)}")
+    return tag(
+        "svg", *drawn, class_="difference", role="img", aria_label=f"difference {signed(effect)}, 95 % interval {span(interval, sign=True)}"
+    )
 
 
 def label_curve(curves: Mapping[str, Sequence[Mapping[str, Any]]], series: Mapping[str, int]) -> Markup:

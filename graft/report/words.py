@@ -1,20 +1,29 @@
-"""Numbers, times and terms as a reader meets them on the page and the model card. Standard library only."""
+"""Numbers, times and terms as a reader meets them on the page and the model card. Standard library only,
+but for the markup that lets a long name break."""
 
 import math
+import re
 from collections.abc import Sequence
+
+from markupsafe import Markup, escape
 
 # name -> (in words, what it says). A name that is not here, such as a user's own metric, is shown as it is.
 METRICS = {
     "accuracy": ("accuracy", "share of items given the right answer; 1 is perfect"),
-    "balanced_accuracy": ("balanced accuracy", "mean over the classes of the share found, so that rare classes count as much; 1 is perfect"),
+    "balanced_accuracy": (
+        "balanced accuracy",
+        "mean over the classes of the share found, so that rare classes count as much; 1 is perfect",
+    ),
     "macro_f1": ("macro F1", "mean over the classes of F1, the balance of precision and recall; 1 is perfect"),
     "micro_f1": ("micro F1", "balance of precision and recall over all labels together; 1 is perfect"),
-    "log_loss": ("log loss", "how surprised the probabilities were by the truth; lower is better, 0 is perfect"),
-    "calibration_error": ("calibration error", "how far stated probabilities lie from observed frequencies; lower is better, 0 is perfect"),
+    "log_loss": ("log loss", "how surprised the probabilities were by the truth; 0 is perfect"),
+    "calibration_error": ("calibration error", "how far stated probabilities lie from observed frequencies; 0 is perfect"),
     "r2": ("R²", "share of the target's variation explained; 1 is perfect, 0 is no better than always saying the mean"),
-    "mae": ("mean absolute error", "how far off a prediction is on average, in the target's unit; lower is better"),
-    "rmse": ("root mean squared error", "like the mean absolute error, but large misses weigh more; lower is better"),
+    "mae": ("mean absolute error", "how far off a prediction is on average, in the target's unit; 0 is perfect"),
+    "rmse": ("root mean squared error", "like the mean absolute error, but large misses weigh more; 0 is perfect"),
 }
+
+LOWER_IS_BETTER = {"log_loss", "calibration_error", "mae", "rmse"}
 
 STRATEGIES = {
     "feature_extraction": "the pretrained network stays as it is; a head is fitted on its features",
@@ -39,7 +48,9 @@ def metric_name(metric: str) -> str:
 
 def metric_meaning(metric: str) -> str:
     """What the metric says, in one line; "" for one we have no words for."""
-    return METRICS[metric][1] if metric in METRICS else ""
+    if metric not in METRICS:
+        return ""
+    return METRICS[metric][1] + ("; lower is better" if metric in LOWER_IS_BETTER else "")
 
 
 def strategy_meaning(strategy: str) -> str:
@@ -55,6 +66,11 @@ def items_name(modality: str) -> str:
 def items(n: int, modality: str) -> str:
     """ "1 image", "1,240 texts"."""
     return plural(n, ITEMS.get(modality, "item"))
+
+
+def opening(phrase: str) -> str:
+    """The phrase as a sentence opens: "Macro F1"."""
+    return phrase[:1].upper() + phrase[1:]
 
 
 def plural(n: int, singular: str) -> str:
@@ -80,7 +96,9 @@ def signed(value: float | None) -> str:
 
 
 def span(interval: Sequence[float], sign: bool = False) -> str:
-    """ "0.943 to 0.996"."""
+    """ "0.943 to 0.996"; "no interval" where an end was not measured."""
+    if not all(math.isfinite(end) for end in interval):
+        return "no interval"
     write = signed if sign else number
     low, high = interval
     return f"{write(low)} to {write(high)}"
@@ -119,3 +137,8 @@ def shorten(text: str, at_most: int) -> str:
         return text
     cut = text[:at_most]
     return (cut.rpartition(" ")[0] or cut) + "…"
+
+
+def breakable(name: str) -> Markup:
+    """A path or a backbone's name, escaped, that may be broken into lines behind its separators and not within its words."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[/_:@=])(?=.)", name))
