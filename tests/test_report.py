@@ -1,6 +1,7 @@
 """The page: complete, self-contained, deaf to hostile names, on made-up results of every kind."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -173,7 +174,7 @@ def test_a_class_without_held_out_items_does_not_divide_by_zero(tmp_path):
 
 def test_classes_are_listed_weakest_first(tmp_path):
     said = read(texts_result(), tmp_path).words
-    table = said[said.index("All 77 classes, the weakest first") :]
+    table = said[said.index("The 77 classes, the weakest first") :]
     order = sorted(texts_result().per_class, key=lambda row: row["f1"])
     assert table.index(order[0]["class"]) < table.index(order[-1]["class"])
 
@@ -237,6 +238,23 @@ def test_folds_are_drawn_behind_the_intervals(tmp_path):
     reader = read(images_result(), tmp_path, fold_scores=folds)
     assert len([tag for tag, attributes in reader.tags if attributes.get("class") == "fold"]) == 5
     assert "single folds" in reader.words
+
+
+def test_what_was_not_measured_is_left_out_of_the_plots(tmp_path):
+    gap = {"score": math.nan, "interval": (math.nan, math.nan)}
+    base = images_result()
+    result = replace(
+        base,
+        controls={"from scratch": gap, "baseline": around(0.7)},
+        verdict={**base.verdict, "effect": math.nan, "interval": (math.nan, math.nan)},
+        label_curve={
+            "sentence": "",
+            "curves": {"transfer": [{"n": 10, **gap}, {"n": 20, **around(0.9)}], "from scratch": [{"n": 10, **gap}]},
+        },
+    )
+    reader = read(result, tmp_path)
+    assert not [a for _, a in reader.tags for value in a.values() if value and "nan" in value]
+    assert "The difference is –, no interval." in reader.words
 
 
 def test_the_page_replaces_an_older_one_and_leaves_no_other_file(tmp_path):

@@ -85,7 +85,6 @@ def render(result: Result, mistakes: Sequence[Mistake], fold_scores: Mapping[str
         per_class=sorted(result.per_class, key=lambda row: row["f1"]),
         mistakes=[_mistake(mistake) for mistake in mistakes[:MISTAKES_SHOWN]],
         findings=[_finding(finding) for finding in sorted(result.findings, key=lambda f: list(SEVERITIES).index(f["severity"]))],
-        matrix_at_most=MATRIX_AT_MOST,
     )
 
 

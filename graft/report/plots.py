@@ -7,6 +7,7 @@ shrinking, takes its colours from the page's light or dark style, and weighs two
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -77,7 +78,7 @@ def ticks(low: float, high: float, at_most: int = 5) -> list[float]:
 
 def tick_text(values: Sequence[float], sign: bool = False) -> list[str]:
     """Tick labels with as many decimals as tell them apart."""
-    step = min((b - a for a, b in zip(values, values[1:], strict=False)), default=1.0)
+    step = min((b - a for a, b in pairwise(values)), default=1.0)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     texts = [f"{value:{'+' if sign and value else ''},.{digits}f}" for value in values]
     return [text.replace("-", "−") if float(text.replace(",", "")) else "0" for text in texts]
@@ -151,7 +152,7 @@ def interval_rows(marks: Sequence[Mark]) -> Markup:
 def difference(effect: float, interval: tuple[float, float]) -> Markup:
     """The effect with its interval beside the line of no difference."""
     scale = Scale([0.0, effect, *interval], room=0.18)
-    stops = ticks(scale.low, scale.high, at_most=6)
+    stops = ticks(scale.low, scale.high)
     zero = scale.percent(0.0)
     drawn = [_line(scale.percent(stop), "26", scale.percent(stop), "70", "grid") for stop in stops]
     drawn += [
@@ -163,7 +164,8 @@ def difference(effect: float, interval: tuple[float, float]) -> Markup:
     if all(math.isfinite(end) for end in interval):
         low, high = (scale.percent(end) for end in interval)
         drawn += [_line(low, "48", high, "48", "range thick"), _line(low, "39", low, "57", "range"), _line(high, "39", high, "57", "range")]
-    drawn.append(_at(scale.percent(effect), "48", tag("path", d=SHAPES[0], class_="dot", transform="scale(1.5)")))
+    if math.isfinite(effect):
+        drawn.append(_at(scale.percent(effect), "48", tag("path", d=SHAPES[0], class_="dot", transform="scale(1.5)")))
     return tag(
         "svg", *drawn, class_="difference", role="img", aria_label=f"difference {signed(effect)}, 95 % interval {span(interval, sign=True)}"
     )
@@ -203,7 +205,7 @@ def label_curve(curves: Mapping[str, Sequence[Mapping[str, Any]]], series: Mappi
         band = tag("polygon", points=" ".join(f"{a:.2f},{b:.2f}" for a, b in edge), class_="band")
         inner = [tag("svg", band, viewBox="0 0 100 100", preserveAspectRatio="none", width="100%", height="100%")]
         places = [(f"{x(p['n']):.2f}%", f"{y(p['score']):.2f}%") for p in curve]
-        inner += [_line(*a, *b, "curve") for a, b in zip(places, places[1:], strict=False)]
+        inner += [_line(*a, *b, "curve") for a, b in pairwise(places)]
         inner += [_at(*place, _shape(series[name])) for place in places]
         drawn.append(tag("g", *inner, class_=_colour(series[name])))
     spoken = "; ".join(f"{name}: " + ", ".join(f"{number(p['score'])} with {p['n']:,}" for p in curve) for name, curve in curves.items())

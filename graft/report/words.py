@@ -104,6 +104,12 @@ def span(interval: Sequence[float], sign: bool = False) -> str:
     return f"{write(low)} to {write(high)}"
 
 
+def interval_of(interval: Sequence[float]) -> str:
+    """ "with a 95 % interval of +0.124 to +0.261", for a difference in a sentence."""
+    text = span(interval, sign=True)
+    return text if text == "no interval" else f"with a 95 % interval of {text}"
+
+
 def duration(seconds: float | None) -> str:
     """ "0.4 s", "42 s", "3 min 10 s", "1 h 5 min"."""
     if seconds is None or not math.isfinite(seconds):
