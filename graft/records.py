@@ -138,3 +138,19 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A held-out item the model was wrong about, for the page.
+
+    id: the item's name. true, predicted: in the target's words ("bee"; "wet, cold"; "21.5"). probability: what the model gave
+    its prediction, None in regression. text, image: the item itself (a str, a PIL image), whichever the modality has.
+    """
+
+    id: str
+    true: str
+    predicted: str
+    probability: float | None = None
+    text: str | None = None
+    image: Any = None

@@ -1,0 +1,131 @@
+"""The model card: a Result as the README.md of the saved model, with the front matter that the Hugging Face hub reads."""
+
+import json
+import re
+from typing import Any
+
+from graft.records import Result
+from graft.report import words
+
+PIPELINE_TAGS = {
+    ("image", "classification"): "image-classification",
+    ("image", "multilabel"): "image-classification",
+    ("text", "classification"): "text-classification",
+    ("text", "multilabel"): "text-classification",
+    ("table", "classification"): "tabular-classification",
+    ("table", "multilabel"): "tabular-classification",
+    ("table", "regression"): "tabular-regression",
+}
+
+
+def model_card(result: Result) -> str:
+    """Markdown: what the model is, what it scored and against what, on which data, how to load it."""
+    return _front_matter(result) + _body(result)
+
+
+def hub_name(backbone: str) -> str | None:
+    """The backbone's repository on the hub, None where it has none or we cannot know it.
+
+    A timm name without a tag ("timm:resnet18") leaves open which of several repositories is meant.
+    """
+    source, _, name = backbone.partition(":")
+    if source == "hf" and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return name
+    if source == "timm" and "." in name:
+        return f"timm/{name}"
+    return "sentence-transformers/all-MiniLM-L6-v2" if backbone == "sentence:minilm" else None
+
+
+def _chosen_weights(result: Result) -> dict[str, Any]:
+    return next((row for row in result.weights if row.get("backbone") == result.backbone), {})
+
+
+def _front_matter(result: Result) -> str:
+    # Every value is written as a JSON string, which YAML reads as it stands, whatever a data set or a class is called.
+    quote = json.dumps
+    licence = _chosen_weights(result).get("licence") or ""
+    lines = ["---"]
+    if re.fullmatch(r"[A-Za-z0-9.-]+", licence):
+        lines.append(f"license: {quote(licence.lower())}")
+    else:
+        lines += ["license: other", f"license_name: {quote(licence or 'unknown')}"]
+    lines.append("library_name: graft")
+    base = hub_name(result.backbone)
+    if base:
+        lines.append(f"base_model: {quote(base)}")
+    tag = PIPELINE_TAGS.get((result.modality, result.task))
+    if tag:
+        lines.append(f"pipeline_tag: {tag}")
+    lines += ["tags:", "- graft", "- transfer-learning", "metrics:", f"- {quote(result.metric)}"]
+    name = result.data or "model"
+    lines += ["model-index:", f"- name: {quote(name)}", "  results:", "  - task:", f"      type: {tag or result.task}"]
+    lines += ["    dataset:", f"      name: {quote(name)}", f"      type: {quote(name)}", "    metrics:"]
+    lines += [f"    - type: {quote(result.metric)}", f"      value: {result.score:.6g}", "---", ""]
+    return "\n".join(lines)
+
+
+def _code(text: object) -> str:
+    """Text as inline code, whatever it holds."""
+    return "`" + " ".join(str(text).split()).replace("`", "'") + "`"
+
+
+def _cell(text: object) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def _body(result: Result) -> str:
+    weights = _chosen_weights(result)
+    verdict = result.verdict
+    meaning = words.strategy_meaning(result.strategy)
+    lines = [
+        f"# {_cell(result.data or 'A model')}",
+        "",
+        f"A model for {_cell(result.task)} of {words.items_name(result.modality)}, made with graft from {_code(result.backbone)} by "
+        f"{_code(result.strategy)}{f' ({meaning})' if meaning else ''}.",
+        "",
+        "## Did transfer help?",
+        "",
+        f"**{verdict['outcome'].capitalize()}.** The difference to the better control, {_cell(verdict['against'])}, is "
+        f"{words.signed(verdict['effect'])} {words.metric_name(result.metric)} "
+        f"(95 % interval {words.span(verdict['interval'], sign=True)}, n = {verdict['n']:,}, {_cell(verdict['test'])}).",
+        "",
+        f"| | {words.metric_name(result.metric)} | 95 % interval |",
+        "|---|---|---|",
+        f"| this model | {words.number(result.score)} | {words.span(result.interval)} |",
+        *(
+            f"| {_cell(name)} (control) | {words.number(control['score'])} | {words.span(control['interval'])} |"
+            for name, control in result.controls.items()
+        ),
+        "",
+        f"Judged on {_cell(result.judged_on) or 'held-out items'}: {words.items(result.n_test, result.modality)}, "
+        f"after training on {result.n_train:,}. Seeds: {', '.join(map(str, result.seeds))}.",
+        "",
+    ]
+    others = {name: score for name, score in result.metrics.items() if name != result.metric}
+    if others:
+        lines += ["| other metrics | score | 95 % interval |", "|---|---|---|"]
+        lines += [f"| {words.metric_name(name)} | {words.number(s['score'])} | {words.span(s['interval'])} |" for name, s in others.items()]
+        lines.append("")
+    if result.classes:
+        lines += ["## Classes", "", ", ".join(_code(name) for name in result.classes), ""]
+    lines += [
+        "## Use",
+        "",
+        "```python",
+        "import graft",
+        "",
+        'model = graft.Transfer.load("model/")',
+        "model.predict(items)  # file paths, PIL images, arrays or texts",
+        "```",
+        "",
+        "The scores hold for items like those it was judged on. For others, measure again before relying on it.",
+        "",
+        "## Weights",
+        "",
+        f"Started from {_code(result.backbone)}; licence: {_cell(weights.get('licence') or 'unknown')}; "
+        f"pretrained on: {_cell(weights.get('pretrained_on') or 'unknown')}.",
+        "",
+    ]
+    if result.command:
+        lines += ["## Repeat", "", "```", " ".join(result.command.split()), "```", ""]
+    return "\n".join(lines)
