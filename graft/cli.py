@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -182,15 +181,11 @@ def plan(
         names = load_backbone(backbone).stage_names
     planned = strategies.make_plan(strategy, len(names), epochs, lr)
     typer.echo(f"{strategy}: {strategies.STRATEGIES.describe(strategy)}\nSource: {strategies.STRATEGIES.sources[strategy]}")
-    if planned.reset:
-        typer.echo("Starts from random weights.")
-    if planned.lora_rank:
-        typer.echo(f"Trains low-rank updates of rank {planned.lora_rank} in place of the weights.")
-    if not planned.phases:
-        typer.echo("Nothing is trained: a closed-form head on frozen features.")
-        return
-    rows = strategies.table(planned, names)
-    _print_table(tuple(rows[0]), [tuple(str(cell) for cell in row.values()) for row in rows])
+    for remark in strategies.remarks(planned):
+        typer.echo(remark)
+    if planned.phases:
+        rows = strategies.table(planned, names)
+        _print_table(tuple(rows[0]), [tuple(_rate(cell) for cell in row.values()) for row in rows])
 
 
 @app.command()
@@ -210,11 +205,8 @@ def predict(
     from graft import data as rooms
     from graft.transfer import Transfer
 
-    folder = run / "model" if (run / "model").is_dir() else run
-    if not folder.is_dir():
-        raise GraftError(f"{run}: no such folder, expected one that 'graft run DATA --out RUN' left, with model/ in it.")
-    model = Transfer.load(folder)
-    dataset = rooms.load_unlabelled(data, text=text or None, image=image, modality=model.modality_)
+    model = Transfer.load(run)
+    dataset = rooms.load_unlabelled(data, text=text or None, image=image, modality=model.backbone_.modality)
     header, rows = prediction_rows(model, dataset)
     if out is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows([header])
@@ -421,18 +413,14 @@ def _progress() -> Iterator[Callable[[Step | Epoch], None] | None]:
 @contextmanager
 def _replace(path: Path) -> Iterator[IO[str]]:
     """A text file that takes its final name only when it is complete."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Beside the final name, so that renaming stays on one disk; with the process in it, so that two commands cannot mix.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(handle, "w", encoding="utf-8", newline="") as file:
+        with open(unfinished, "w", encoding="utf-8", newline="") as file:
             yield file
-        # mkstemp keeps the file to its owner; what a command leaves behind is as readable as any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -441,6 +429,12 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
+
+
+def _rate(cell: str | float) -> str:
+    if isinstance(cell, str):
+        return cell
+    return f"{cell:.3g}" if cell else "frozen"
 
 
 def _number(value: float) -> str:
