@@ -283,12 +283,17 @@ def _predict_readable(model: "Transfer", items: Sequence[Any]) -> tuple[Sequence
 
 def _unreadable(items: Sequence[Any]) -> dict[int, str]:
     """Position -> why, of the images that cannot be opened whole."""
+    from PIL import UnidentifiedImageError
+
     from graft.items import open_image
 
     errors = {}
     for position, item in enumerate(items):
         try:
             open_image(item)
+        except UnidentifiedImageError:
+            # Pillow's own words name an object in memory, another one each time.
+            errors[position] = "cannot be read: not an image"
         except OSError as error:
             errors[position] = f"cannot be read: {error}"
     return errors

@@ -265,8 +265,8 @@ def test_prediction_rows_hold_the_class_and_every_probability(images):
 
 def test_an_unreadable_input_keeps_its_row_and_is_named_on_stderr(images, capsys):
     broken = list(cli.prediction_rows(Model(), images)[1])[1]
-    assert broken[:4] == ["broken.png", "", "", ""] and broken[4].startswith("cannot be read: ")
-    assert capsys.readouterr().err.startswith("graft: broken.png: cannot be read: ")
+    assert broken == ["broken.png", "", "", "", "cannot be read: not an image"]
+    assert capsys.readouterr().err == "graft: broken.png: cannot be read: not an image\n"
 
 
 def test_several_labels_are_joined_and_a_regression_has_no_probabilities(images):
