@@ -348,9 +348,19 @@ def _list_backbones() -> Rows:
 
 
 def _list_sources() -> Rows:
+    import ast
+    from importlib.util import find_spec
+
     from graft.backbones import SOURCES
 
-    return ("source", "what it is"), [(f"{name}:", (SOURCES[name].__doc__ or "").strip().partition("\n")[0]) for name in SOURCES]
+    rows = []
+    for name in SOURCES:
+        # Read, not imported: a source whose library is not installed is listed too.
+        spec = find_spec(f"graft.backbones.{name}")
+        assert spec is not None and spec.origin is not None
+        about = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+        rows.append((f"{name}:", about.partition("\n")[0]))
+    return ("source", "what it is"), rows
 
 
 _FAMILIES: dict[str, Callable[[], Rows]] = {
@@ -378,7 +388,7 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     # No markup: a class or a file may be called "[red]". Into a file or a pipe, lines are as long as they need to be.
     console = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 240)
-    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(*header, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     console.print(table)
