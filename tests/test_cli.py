@@ -200,7 +200,7 @@ def test_plan_prints_a_rate_for_each_group_and_phase(command):
 def test_plan_names_the_groups_of_a_backbone(command):
     code, out, _ = command("plan", "full", "--backbone", "tiny:image")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines() if line.startswith(("stem", "layer", "pool"))] == [
+    assert [line.split()[0] for line in out.splitlines() if line.startswith(("stem", "layer1", "layer2", "pool"))] == [
         "stem",
         "layer1",
         "layer2",

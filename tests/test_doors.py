@@ -1,9 +1,9 @@
 """The doors open fast and load nothing heavy; what they hand out is there."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -24,8 +24,6 @@ HEAVY = [
     "transformers",
     "rich",
 ]
-# The promise is 0.1 s and 0.3 s on a machine with nothing else to do; tests run beside each other on machines that are busy.
-BUSY = 5
 
 
 def loaded_by(code):
@@ -35,18 +33,16 @@ def loaded_by(code):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def best_seconds(*arguments):
-    """Shortest of three runs of a fresh interpreter, less what the bare interpreter takes."""
+def processor_seconds(*arguments):
+    """Least processor time of three runs of a fresh interpreter. Unlike the clock it does not count waiting for other tests."""
 
-    def shortest(*command):
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, *command], check=True, capture_output=True)
-            times.append(time.perf_counter() - start)
-        return min(times)
+    def once():
+        before = os.times()
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
 
-    return shortest(*arguments) - shortest("-c", "pass")
+    return min(once() for _ in range(3))
 
 
 def test_import_graft_loads_nothing_heavy():
@@ -62,11 +58,11 @@ def test_listing_strategies_loads_no_torch():
 
 
 def test_import_graft_is_fast():
-    assert best_seconds("-c", "import graft") < 0.1 * BUSY
+    assert processor_seconds("-c", "import graft") < 0.1
 
 
 def test_help_is_fast():
-    assert best_seconds("-m", "graft", "--help") < 0.3 * BUSY
+    assert processor_seconds("-m", "graft", "--help") < 0.3
 
 
 @pytest.mark.parametrize("name", graft.__all__)
