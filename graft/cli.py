@@ -1,0 +1,460 @@
+"""The command `graft`: reads flags, calls the library, prints. Nothing is computed here, nothing heavy is imported at the top."""
+
+import csv
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graft.budget import budget_seconds
+from graft.errors import GraftError, near_miss
+from graft.records import Epoch, Finding, Result, Step
+
+if TYPE_CHECKING:
+    from graft.data import Dataset
+    from graft.transfer import Transfer
+
+# Plain help and errors: importing rich for them would cost more than everything else `graft --help` does.
+app = typer.Typer(
+    name="graft",
+    help="Puts a pretrained model to work on a small data set of your own, and says whether it helped.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+# What `_print_table` prints: the header, then a row of cells each.
+Rows = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help="A folder of images, a .zip of one, or a table: CSV, TSV, JSONL, Parquet.")]
+Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to predict.")]
+Text = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Column with the text; repeat it to join several.")]
+Image = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with image paths or image bytes.")]
+Split = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column saying train, validation or test.")]
+Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column whose equal values stay on one side of a split.")]
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="classification, multilabel or regression; told from the labels unless given.")
+]
+Backbones = Annotated[list[str] | None, typer.Option("--backbone", metavar="SOURCE:NAME", help="Pretrained model to consider; repeatable.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same numbers.")]
+
+
+def main() -> None:
+    """Run the command; what the user can mend is one message on stderr and exit code 2."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except GraftError as error:
+        _say(f"graft: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command()
+def run(
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to leave the page, the numbers and the model in.")],
+    label: Label = None,
+    text: Text = None,
+    image: Image = None,
+    split: Split = None,
+    group: Group = None,
+    task: TaskName = None,
+    backbone: Backbones = None,
+    strategy: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Strategy to try; repeatable. See: graft list strategies")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(metavar="NAME", help="Number to choose by. See: graft list metrics")] = None,
+    budget: Annotated[str | None, typer.Option(metavar="TIME", help="Time to spend, e.g. 90s, 10m, 2h.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Find the best model for DATA, and judge it.
+
+    Ranks pretrained models, tries strategies, compares with the controls, and leaves a page and a model in RUN.
+    """
+    seconds = None if budget is None else budget_seconds(budget)
+    from graft import study
+
+    dataset = _load(data, label, text, image, split, group, task)
+    with _progress() as progress:
+        done = study.run(
+            dataset,
+            out=out,
+            backbone=backbone or None,
+            strategy=strategy or None,
+            metric=metric,
+            budget=seconds,
+            seed=seed,
+            progress=progress,
+        )
+    for note in done.notes:
+        typer.echo(note)
+    _print_findings([Finding(**finding) for finding in done.result.findings])
+    typer.echo(f"\n{done.verdict}\n")
+    _print_table(*_comparison(done.result))
+    typer.echo(f"\nThe page:  {out / 'report.html'}\nThe model: {out / 'model'}")
+
+
+@app.command()
+def check(
+    data: Data,
+    label: Label = None,
+    text: Text = None,
+    image: Image = None,
+    split: Split = None,
+    group: Group = None,
+    task: TaskName = None,
+) -> None:
+    """Say what is wrong with the data."""
+    from graft import data as rooms
+
+    dataset = _load(data, label, text, image, split, group, task)
+    with _progress() as progress:
+        dataset = rooms.check(dataset, progress=progress)
+    for line in _recognised(dataset):
+        typer.echo(line)
+    if dataset.findings:
+        _print_findings(dataset.findings)
+    else:
+        typer.echo("Nothing wrong was found.")
+
+
+@app.command()
+def rank(
+    data: Data,
+    backbone: Backbones = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write rank.json to.")] = None,
+    label: Label = None,
+    text: Text = None,
+    image: Image = None,
+    split: Split = None,
+    group: Group = None,
+    task: TaskName = None,
+    seed: Seed = 0,
+) -> None:
+    """Rank pretrained models on the data.
+
+    By how well a simple head on their frozen features does, with uncertainty and cost.
+    """
+    from graft import study
+
+    dataset = _load(data, label, text, image, split, group, task)
+    with _progress() as progress:
+        ranking = study.rank(dataset, backbone or None, seed=seed, progress=progress)
+    rows = [
+        (entry["backbone"], _number(entry["score"]), _range(entry["interval"]), f"{entry['seconds']:.1f}", f"{entry['cost']:.0f}")
+        for entry in ranking
+    ]
+    _print_table(("backbone", "score", "95 % interval", "seconds", "items/s"), rows)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        with _replace(out / "rank.json") as file:
+            json.dump({"ranking": ranking}, file, indent=1)
+
+
+@app.command()
+def plan(
+    strategy: Annotated[str, typer.Argument(metavar="STRATEGY", help="See: graft list strategies")],
+    backbone: Annotated[str | None, typer.Option(metavar="SOURCE:NAME", help="Names the layer groups; four unnamed ones without.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training items.")] = 10,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+) -> None:
+    """Show what a strategy will do.
+
+    Which layer group learns when, and at what rate.
+    """
+    from graft import strategies
+
+    if backbone is None:
+        names: Sequence[str] = ("group 1", "group 2", "group 3", "group 4")
+    else:
+        from graft.backbones import load_backbone
+
+        names = load_backbone(backbone).stage_names
+    planned = strategies.make_plan(strategy, len(names), epochs, lr)
+    typer.echo(f"{strategy}: {strategies.STRATEGIES.describe(strategy)}\nSource: {strategies.STRATEGIES.sources[strategy]}")
+    for remark in strategies.remarks(planned):
+        typer.echo(remark)
+    if planned.phases:
+        rows = strategies.table(planned, names)
+        _print_table(tuple(rows[0]), [tuple(_rate(cell) for cell in row.values()) for row in rows])
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that 'graft run --out RUN' left, or its model folder.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="What to predict: an image, a folder or .zip of images, or a table; no labels needed.")
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="CSV to write; the screen without it.")] = None,
+    text: Text = None,
+    image: Image = None,
+) -> None:
+    """Predict with the model of a run.
+
+    One row an input, as CSV: what it is, the prediction, the probability of each class.
+    """
+    from graft import data as rooms
+    from graft.transfer import Transfer
+
+    model = Transfer.load(run)
+    dataset = rooms.load_unlabelled(data, text=text or None, image=image, modality=model.backbone_.modality)
+    header, rows = prediction_rows(model, dataset)
+    if out is None:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([header])
+        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _replace(out) as file:
+        csv.writer(file, lineterminator="\n").writerows([header])
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+@app.command("list")
+def list_members(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="backbones, strategies, metrics, heads or sources.")],
+) -> None:
+    """List what can be named."""
+    if family not in _FAMILIES:
+        raise GraftError(f"unknown family {family!r}, expected one of {', '.join(_FAMILIES)}.{near_miss(family, _FAMILIES)}")
+    _print_table(*_FAMILIES[family]())
+
+
+def prediction_rows(model: "Transfer", dataset: "Dataset") -> tuple[list[str], Iterator[list[str]]]:
+    """Header and rows of what `graft predict` writes; rows are made as they are asked for.
+
+    Columns: id, prediction, one `probability CLASS` for each class (none for a regression), error. An input that cannot
+    be read has only its id and the error, and is named on stderr. Several labels are joined by "|".
+    """
+    classes = [] if model.task_ == "regression" else [str(name) for name in model.classes_]
+    return ["id", "prediction", *(f"probability {name}" for name in classes), "error"], _prediction_rows(model, dataset, classes)
+
+
+def _prediction_rows(model: "Transfer", dataset: "Dataset", classes: list[str]) -> Iterator[list[str]]:
+    chunk = 256
+    with _progress() as progress:
+        for start in range(0, len(dataset), chunk):
+            stop = min(start + chunk, len(dataset))
+            items = dataset.items[start:stop]
+            outputs, errors = _predict_readable(model, items)
+            ready = iter(outputs)
+            for position in range(stop - start):
+                name = str(dataset.ids[start + position])
+                if position in errors:
+                    _say(f"graft: {name}: {errors[position]}")
+                    yield [name, "", *("" for _ in classes), errors[position]]
+                else:
+                    yield [name, *_prediction(next(ready), model.task_, classes), ""]
+            if progress:
+                progress(Step("predicting", stop, len(dataset)))
+
+
+def _prediction(output: Any, task: str, classes: list[str]) -> list[str]:
+    """One output as cells: the prediction, then the probability of each class. output: (c,), or a number for a regression."""
+    if task == "regression":
+        return [f"{float(output):.6g}"]
+    if task == "multilabel":
+        named = "|".join(name for name, probability in zip(classes, output, strict=True) if probability >= 0.5)
+    else:
+        named = classes[int(output.argmax())]
+    return [named, *(f"{probability:.6f}" for probability in output)]
+
+
+def _predict_readable(model: "Transfer", items: Sequence[Any]) -> tuple[Sequence[Any], dict[int, str]]:
+    """Outputs of the items that can be read, in order; position -> why, for those that cannot."""
+    try:
+        return model.predict_outputs(items), {}
+    except OSError:
+        # Only now is each image opened by itself: doing it first would decode every image twice.
+        errors = _unreadable(items)
+        if not errors:
+            raise
+        readable = [item for position, item in enumerate(items) if position not in errors]
+        return model.predict_outputs(readable) if readable else (), errors
+
+
+def _unreadable(items: Sequence[Any]) -> dict[int, str]:
+    """Position -> why, of the images that cannot be opened whole."""
+    from PIL import UnidentifiedImageError
+
+    from graft.items import open_image
+
+    errors = {}
+    for position, item in enumerate(items):
+        try:
+            open_image(item)
+        except UnidentifiedImageError:
+            # Pillow's own words name an object in memory, another one each time.
+            errors[position] = "cannot be read: not an image"
+        except OSError as error:
+            errors[position] = f"cannot be read: {error}"
+    return errors
+
+
+def _load(
+    data: str, label: str | None, text: list[str] | None, image: str | None, split: str | None, group: str | None, task: str | None
+) -> "Dataset":
+    from graft.data import load
+
+    return load(data, label=label, text=text or None, image=image, split=split, group=group, task=task)
+
+
+def _recognised(dataset: "Dataset") -> Iterator[str]:
+    """What the data was taken for, a line each."""
+    yield f"{dataset.name}: {len(dataset)} items, {dataset.modality}, {dataset.task}"
+    if dataset.classes:
+        shown = ", ".join(dataset.classes[:20])
+        more = f", and {len(dataset.classes) - 20} more" if len(dataset.classes) > 20 else ""
+        yield f"{len(dataset.classes)} classes: {shown}{more}"
+    if dataset.split is not None:
+        parts = list(dataset.split)
+        yield "splits: " + ", ".join(f"{name} {parts.count(name)}" for name in dict.fromkeys(parts))
+    yield from dataset.notes
+
+
+def _comparison(result: Result) -> Rows:
+    """The chosen model beside its controls."""
+    rows = [(f"{result.backbone}, {result.strategy}", _number(result.score), _range(result.interval))]
+    rows += [(f"control: {name}", _number(entry["score"]), _range(entry["interval"])) for name, entry in result.controls.items()]
+    return (f"judged on {result.n_test} items", result.metric, "95 % interval"), rows
+
+
+def _list_registry(module: str, name: str) -> Rows:
+    from importlib import import_module
+
+    registry = getattr(import_module(module), name)
+    return (registry.kind, "what it is", "source"), [(member, registry.describe(member), registry.sources[member]) for member in registry]
+
+
+def _list_backbones() -> Rows:
+    from graft import backbones
+
+    rows = []
+    for modality in ("image", "text"):
+        local = backbones.on_disk(modality)
+        rows += [
+            (name, modality, "on this disk" if name in local else "to download")
+            for name in dict.fromkeys([*local, *backbones.shortlist(modality)])
+        ]
+    return ("backbone", "modality", "weights"), rows
+
+
+def _list_sources() -> Rows:
+    import ast
+    from importlib.util import find_spec
+
+    from graft.backbones import SOURCES
+
+    rows = []
+    for name in SOURCES:
+        # Read, not imported: a source whose library is not installed is listed too.
+        spec = find_spec(f"graft.backbones.{name}")
+        assert spec is not None and spec.origin is not None
+        about = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+        rows.append((f"{name}:", about.partition("\n")[0]))
+    return ("source", "what it is"), rows
+
+
+_FAMILIES: dict[str, Callable[[], Rows]] = {
+    "backbones": _list_backbones,
+    "strategies": lambda: _list_registry("graft.strategies", "STRATEGIES"),
+    "metrics": lambda: _list_registry("graft.evaluate", "METRICS"),
+    "heads": lambda: _list_registry("graft.heads", "HEADS"),
+    "sources": _list_sources,
+}
+
+
+def _print_findings(findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        typer.echo(f"{finding.severity}: {finding.message}")
+        for item in finding.items[:10]:
+            typer.echo(f"  {item}")
+        if len(finding.items) > 10:
+            typer.echo(f"  and {len(finding.items) - 10} more")
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    # No markup: a class or a file may be called "[red]". Into a file or a pipe, lines are as long as they need to be.
+    console = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 240)
+    table = Table(*header, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Step | Epoch], None] | None]:
+    """A bar on the terminal that Step and Epoch events move; None where nobody watches."""
+    from rich.console import Console
+
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(event: Step | Epoch) -> None:
+            if isinstance(event, Step):
+                if event.what not in tasks:
+                    tasks[event.what] = bars.add_task(event.what, total=event.total)
+                bars.update(tasks[event.what], completed=event.done, total=event.total, visible=event.done < event.total)
+            else:
+                score = "" if event.score is None else f", score {event.score:.3f}"
+                if "" not in tasks:
+                    tasks[""] = bars.add_task("training", total=None)
+                bars.update(
+                    tasks[""], description=f"training: phase {event.phase + 1}, epoch {event.epoch + 1}, loss {event.loss:.3f}{score}"
+                )
+
+        yield show
+
+
+@contextmanager
+def _replace(path: Path) -> Iterator[IO[str]]:
+    """A text file that takes its final name only when it is complete."""
+    # Beside the final name, so that renaming stays on one disk; with the process in it, so that two commands cannot mix.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(unfinished, "w", encoding="utf-8", newline="") as file:
+            yield file
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _say(f"graft: warning: {message}")
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _rate(cell: str | float) -> str:
+    if isinstance(cell, str):
+        return cell
+    return f"{cell:.3g}" if cell else "frozen"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _range(interval: Sequence[float]) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}"

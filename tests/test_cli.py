@@ -1,0 +1,314 @@
+"""The command: flags in, words out, exit codes. The library behind it is played by stand-ins where it would take long."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import graft
+from graft import cli
+from graft.errors import GraftError
+from graft.records import Epoch, Finding, Result, Step, Verdict
+
+VERDICT = Verdict("helps", 0.12, (0.05, 0.19), "TF-IDF + logistic regression", 84, "paired bootstrap over items")
+RESULT = Result(
+    task="classification",
+    metric="accuracy",
+    n_train=335,
+    n_test=84,
+    score=0.81,
+    interval=(0.72, 0.89),
+    backbone="sentence:minilm",
+    strategy="feature_extraction",
+    seeds=[0],
+    seconds=12.5,
+    controls={"TF-IDF + logistic regression": {"score": 0.69, "interval": (0.6, 0.78)}, "[red]": {"score": 0.3, "interval": [0.2, 0.4]}},
+    verdict={},
+    candidates=[],
+    ranking=[],
+    findings=[{"kind": "unreadable", "severity": "problem", "message": "2 files cannot be read.", "items": ("a.jpg", "b.jpg")}],
+    versions={},
+)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs `graft ARGUMENTS` in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["graft", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return exit_.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Puts a made-up module in the place of `graft.NAME`."""
+
+    def put(name, **members):
+        module = ModuleType(f"graft.{name}")
+        vars(module).update(members)
+        monkeypatch.setitem(sys.modules, f"graft.{name}", module)
+        monkeypatch.setattr(graft, name, module, raising=False)
+
+    return put
+
+
+def loads(**known):
+    """A `load` that remembers how it was called."""
+    calls = []
+
+    def load(source, **columns):
+        calls.append((source, columns))
+        return SimpleNamespace(name=source, **known)
+
+    return load, calls
+
+
+def raises(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+def test_what_the_user_can_mend_is_one_line_on_stderr_and_exit_code_two(command, stand_in):
+    stand_in("data", load=raises(GraftError("flowers: no such folder. Did you mean 'flower'?")))
+    assert command("check", "flowers") == (2, "", "graft: flowers: no such folder. Did you mean 'flower'?\n")
+
+
+def test_a_fault_of_our_own_keeps_its_traceback(command, stand_in):
+    stand_in("data", load=raises(ZeroDivisionError("ours")))
+    with pytest.raises(ZeroDivisionError):
+        command("check", "flowers")
+
+
+def test_an_interrupt_ends_with_130(command, stand_in):
+    stand_in("data", load=raises(KeyboardInterrupt()))
+    code, _, err = command("check", "flowers")
+    assert code == 130 and "Traceback" not in err
+
+
+def test_a_mistyped_command_or_flag_names_the_near_miss(command):
+    code, _, err = command("chekc", "flowers")
+    assert code == 2 and "'check'" in err
+    code, _, err = command("check", "flowers", "--lable", "x")
+    assert code == 2 and "--label" in err
+
+
+def test_a_wrong_budget_is_told_before_any_data_is_read(command, stand_in):
+    stand_in("data", load=raises(AssertionError("was read")))
+    code, _, err = command("run", "d.csv", "--out", "r", "--budget", "ten")
+    assert code == 2 and err.startswith("graft: budget 'ten': expected")
+
+
+def test_run_hands_every_flag_on_and_ends_with_verdict_table_and_page(command, stand_in):
+    load, loaded = loads()
+    stand_in("data", load=load)
+    ran = []
+
+    def run(data, **settings):
+        ran.append(settings)
+        return SimpleNamespace(result=RESULT, verdict=VERDICT, notes=("label: column 'intent'",))
+
+    stand_in("study", run=run)
+    flags = ["--label", "intent", "--text", "title", "--text", "body", "--split", "part", "--group", "user", "--task", "classification"]
+    choices = ["--backbone", "a:b", "--backbone", "c:d", "--strategy", "lp_ft", "--metric", "accuracy", "--budget", "2m", "--seed", "3"]
+    code, out, _ = command("run", "d.csv", "--out", "runs/x", *flags, *choices)
+    assert code == 0
+    columns = {"label": "intent", "text": ["title", "body"], "image": None, "split": "part", "group": "user", "task": "classification"}
+    assert loaded == [("d.csv", columns)]
+    ran[0].pop("progress")
+    wanted = {"backbone": ["a:b", "c:d"], "strategy": ["lp_ft"], "metric": "accuracy", "budget": 120.0, "seed": 3}
+    assert ran == [{"out": Path("runs/x"), **wanted}]
+    assert "label: column 'intent'" in out and "problem: 2 files cannot be read.\n  a.jpg\n  b.jpg\n" in out
+    assert str(VERDICT) in out
+    assert "sentence:minilm, feature_extraction" in out and "0.720 to 0.890" in out
+    assert "control: [red]" in out  # a name in brackets is no markup
+    assert str(Path("runs/x/report.html")) in out
+
+
+def test_run_leaves_choices_that_were_not_made_to_the_study(command, stand_in):
+    stand_in("data", load=loads()[0])
+    ran = []
+
+    def run(data, **settings):
+        ran.append(settings)
+        return SimpleNamespace(result=RESULT, verdict=VERDICT, notes=())
+
+    stand_in("study", run=run)
+    command("run", "d.csv", "--out", "r")
+    assert {name: ran[0][name] for name in ("backbone", "strategy", "metric", "budget", "seed")} == {
+        "backbone": None,
+        "strategy": None,
+        "metric": None,
+        "budget": None,
+        "seed": 0,
+    }
+
+
+def test_rank_prints_a_table_and_writes_rank_json(command, stand_in, tmp_path):
+    ranking = [{"backbone": "tiny:text", "score": 0.5, "interval": [0.4, 0.6], "seconds": 1.25, "cost": 300.0}]
+    stand_in("data", load=loads()[0])
+    stand_in("study", rank=lambda data, backbones, **_: ranking)
+    code, out, _ = command("rank", "d.csv", "--out", tmp_path / "new")
+    assert code == 0 and "tiny:text" in out and "0.400 to 0.600" in out
+    assert json.loads((tmp_path / "new" / "rank.json").read_text()) == {"ranking": ranking}
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["rank.json"]
+
+
+def test_check_says_what_was_recognised_and_what_is_wrong(command, stand_in):
+    known = {
+        "modality": "image",
+        "task": "classification",
+        "classes": ("ant", "bee"),
+        "split": np.array(["train", "train", "test"]),
+        "notes": ("label: names of the folders",),
+        "findings": (Finding("leak", "warning", "1 image is in train and in test.", tuple(f"{i}.jpg" for i in range(12))),),
+    }
+
+    class Items(SimpleNamespace):
+        def __len__(self):
+            return 3
+
+    stand_in("data", load=lambda source, **_: Items(name=source, **known), check=lambda data, progress: data)
+    code, out, _ = command("check", "bugs")
+    assert code == 0
+    assert out.startswith(
+        "bugs: 3 items, image, classification\n2 classes: ant, bee\nsplits: train 2, test 1\nlabel: names of the folders\n"
+    )
+    assert out.endswith("warning: 1 image is in train and in test.\n" + "".join(f"  {i}.jpg\n" for i in range(10)) + "  and 2 more\n")
+
+
+def test_plan_prints_a_rate_for_each_group_and_phase(command):
+    code, out, _ = command("plan", "lp_ft", "--epochs", "4", "--lr", "0.01")
+    assert code == 0 and "arXiv:2202.10054" in out
+    assert next(line.split() for line in out.splitlines() if line.startswith("group 1"))[2] == "frozen"
+    assert "head" in out
+
+
+def test_plan_names_the_groups_of_a_backbone(command):
+    code, out, _ = command("plan", "full", "--backbone", "tiny:image")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines() if line.startswith(("stem", "layer1", "layer2", "pool"))] == [
+        "stem",
+        "layer1",
+        "layer2",
+        "pool",
+    ]
+
+
+@pytest.mark.parametrize("family", cli._FAMILIES)
+def test_every_family_is_listed_with_words_for_each_member(command, family):
+    code, out, err = command("list", family)
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) > 3
+
+
+def test_an_unknown_family_names_the_near_miss(command):
+    code, _, err = command("list", "bakcbones")
+    assert code == 2 and "expected one of backbones, strategies" in err and err.endswith("Did you mean 'backbones'?\n")
+
+
+class Model:
+    """A stand-in for a fitted Transfer: says how sure it is of the second class."""
+
+    def __init__(self, task="classification", classes=("ant", "bee")):
+        self.task_, self.classes_ = task, np.array(classes)
+        self.backbone_ = SimpleNamespace(modality="image")
+
+    def predict_outputs(self, items):
+        from graft.items import open_image
+
+        sure = np.array([np.asarray(open_image(item)).mean() / 255 for item in items])
+        return sure if self.task_ == "regression" else np.stack([1 - sure, sure], 1)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A dark image, a broken one, a light one."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.new("RGB", (4, 4), (51, 51, 51)).save(folder / "dark.png")
+    (folder / "broken.png").write_bytes(b"not an image")
+    Image.new("RGB", (4, 4), (204, 204, 204)).save(folder / "light.png")
+    names = ["dark.png", "broken.png", "light.png"]
+
+    class Items(SimpleNamespace):
+        def __len__(self):
+            return 3
+
+    return Items(modality="image", ids=names, items=[str(folder / name) for name in names])
+
+
+def test_prediction_rows_hold_the_class_and_every_probability(images):
+    header, rows = cli.prediction_rows(Model(), images)
+    assert header == ["id", "prediction", "probability ant", "probability bee", "error"]
+    rows = list(rows)
+    assert rows[0] == ["dark.png", "ant", "0.800000", "0.200000", ""]
+    assert rows[2] == ["light.png", "bee", "0.200000", "0.800000", ""]
+
+
+def test_an_unreadable_input_keeps_its_row_and_is_named_on_stderr(images, capsys):
+    broken = list(cli.prediction_rows(Model(), images)[1])[1]
+    assert broken == ["broken.png", "", "", "", "cannot be read: not an image"]
+    assert capsys.readouterr().err == "graft: broken.png: cannot be read: not an image\n"
+
+
+def test_several_labels_are_joined_and_a_regression_has_no_probabilities(images):
+    several = list(cli.prediction_rows(Model("multilabel"), images)[1])
+    assert several[0][:2] == ["dark.png", "ant"]
+    header, rows = cli.prediction_rows(Model("regression", ()), images)
+    assert header == ["id", "prediction", "error"]
+    assert [row[1] for row in rows] == ["0.2", "", "0.8"]
+
+
+def test_predict_writes_the_same_csv_to_the_screen_and_to_a_file(command, stand_in, images, tmp_path):
+    stand_in("data", load_unlabelled=lambda source, **_: images)
+    stand_in("transfer", Transfer=SimpleNamespace(load=lambda folder: Model()))
+    code, screen, _ = command("predict", "run", "in")
+    assert code == 0 and len(list(csv.DictReader(io.StringIO(screen)))) == 3
+    code, out, _ = command("predict", "run", "in", "--out", tmp_path / "new" / "predictions.csv")
+    assert (code, out) == (0, "")
+    assert (tmp_path / "new" / "predictions.csv").read_text() == screen
+
+
+def test_a_command_that_fails_midway_leaves_no_half_written_file(tmp_path):
+    def write():
+        with cli._replace(tmp_path / "p.csv") as file:
+            file.write("id\n")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_is_quiet_where_nobody_watches(capsys):
+    with cli._progress() as progress:
+        assert progress is None
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_moves_with_steps_and_epochs_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with cli._progress() as progress:
+        progress(Step("extracting tiny:text", 5, 10))
+        progress(Step("extracting tiny:text", 10, 10))
+        progress(Epoch(0, 1, 0.25, 0.875, 0.1))
+    assert "training: phase 1, epoch 2, loss 0.250, score 0.875" in capsys.readouterr().err
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "graft", "--help"], capture_output=True, text=True, check=True)
+    assert "Usage: " in done.stdout and "predict" in done.stdout
