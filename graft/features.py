@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import time
 import uuid
 import warnings
@@ -19,6 +18,7 @@ import torch
 
 from graft.backbones.base import Backbone, State
 from graft.errors import GraftError
+from graft.files import replacing
 from graft.items import content_key, open_image
 from graft.records import Step
 
@@ -97,19 +97,32 @@ def throughput(backbone: Backbone, items: Sequence[Any], *, batch_size: int = 64
     digest = hashlib.blake2b(f"{machine}\0{batch_size}\0{backbone.fingerprint()}".encode(), digest_size=16)
     for key in _keys(sample, backbone.modality):
         digest.update(key)
-    path = cache_folder() / "speed" / _LAYOUT / f"{digest.hexdigest()}.json"
+
+    def measure() -> float:
+        extract(backbone, sample[: max(1, batch_size // 4)], batch_size=batch_size, cache=False)
+        start = time.perf_counter()
+        extract(backbone, sample, batch_size=batch_size, cache=False)
+        return len(sample) / (time.perf_counter() - start)
+
+    return remembered(f"speed {digest.hexdigest()}", measure)
+
+
+def remembered(what: str, measure: Callable[[], float]) -> float:
+    """A number measured once on this machine and found again in the cache folder, so that what is decided by it repeats.
+
+    what: names the number, with all that it depends on. measure: called where it is not known yet.
+    """
+    digest = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
+    path = cache_folder() / "measured" / _LAYOUT / f"{digest}.json"
     if path.exists():
         try:
-            return float(json.loads(path.read_text())["items_per_second"])
+            return float(json.loads(path.read_text())["value"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             warnings.warn(f"{path}: unreadable ({error}); measured again.", stacklevel=2)
-    extract(backbone, sample[: max(1, batch_size // 4)], batch_size=batch_size, cache=False)
-    start = time.perf_counter()
-    extract(backbone, sample, batch_size=batch_size, cache=False)
     # Rounded, so that the file and a first run hold the same number.
-    speed = float(f"{len(sample) / (time.perf_counter() - start):.4g}")
-    _write_or_warn(path, lambda file: file.write(json.dumps({"items_per_second": speed, "backbone": backbone.name}).encode()))
-    return speed
+    value = float(f"{measure():.4g}")
+    _write_or_warn(path, lambda file: file.write(json.dumps({"what": what, "value": value}).encode()))
+    return value
 
 
 def cache_folder() -> Path:
@@ -245,17 +258,12 @@ def _features_path(keys_path: Path) -> Path:
 
 def _write_or_warn(path: Path, write: Callable[[Any], Any]) -> bool:
     """Write a cache file under a temporary name and rename it. Returns False, after a warning, where that is impossible."""
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-            temporary = file.name
+        with replacing(path, "wb") as file:
             write(file)
-        os.replace(temporary, path)
         return True
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         warnings.warn(
             f"{path.parent}: the cache cannot be written ({error}); this goes on without it. "
             "Free some space there, or set GRAFT_CACHE to a folder that can be written.",

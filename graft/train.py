@@ -42,6 +42,7 @@ def train(
     class_weight: str | np.ndarray | None = None,
     patience: int | None = None,
     augment: bool = True,
+    items_per_epoch: int | None = None,
     progress: Progress | None = None,
 ) -> Generator[Epoch, None, None]:
     """Train backbone and head in place as the plan says; yields an Epoch after each.
@@ -52,7 +53,8 @@ def train(
     better; the negative loss unless given.
     class_weight: "balanced", or one weight a class. patience: epochs of a phase without a better score after which the
     phase ends. augment: images are seen in random views in phases in which a layer group learns.
-    progress: is told a Step after each batch.
+    items_per_epoch: an epoch ends after about so many, so that large data is scored more often than once a pass; all of
+    them unless given. progress: is told a Step after each batch.
 
     With a validation part the best weights so far start each phase and are what is left at the end, the starting weights
     among them; without one the last finished epoch is. This holds however it ends: finished, closed early, or on an error.
@@ -61,9 +63,9 @@ def train(
     Raises GraftError at once for arguments that do not fit, and while training when the loss is no finite number.
     """
     classes = _outputs(backbone, head.to(device_of(backbone)))
-    _check(backbone, plan, items, y, task, classes, validation, batch_size, class_weight, patience)
+    _check(backbone, plan, items, y, task, classes, validation, batch_size, class_weight, patience, items_per_epoch)
     loss = _loss(task, _weights(task, y, classes, class_weight, device_of(backbone)))
-    run = _Run(backbone, head, plan, task, loss, metric, batch_size, seed, patience, augment, progress)
+    run = _Run(backbone, head, plan, task, loss, metric, batch_size, seed, patience, augment, items_per_epoch, progress)
     return run.play(items, y, validation)
 
 
@@ -109,6 +111,7 @@ class _Run:
     seed: int
     patience: int | None
     augment: bool
+    items_per_epoch: int | None
     progress: Progress | None
     best_score: float | None = None
 
@@ -156,7 +159,7 @@ class _Run:
         if judged and self.best_score is None:
             self.best_score = self.score(judged, validation[1])
         optimiser = self.optimiser(phase, learns)
-        steps = phase.epochs * len(feed.batches(np.random.default_rng(0)))
+        steps = phase.epochs * len(self.share(feed.batches(np.random.default_rng(0))))
         warm = max(1, round(_WARM_UP * steps))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser,
@@ -197,9 +200,9 @@ class _Run:
         """Mean loss over the items, or the first that is not finite."""
         self.training_mode(phase, learns)
         # Every draw of an epoch hangs on (seed, phase, epoch) alone, so that an epoch can be repeated by itself.
-        batches = feed.batches(np.random.default_rng([self.seed, number, epoch]))
+        batches = self.share(feed.batches(np.random.default_rng([self.seed, number, epoch])))
         keys = [[self.seed, number, epoch, place] for place in range(len(batches))]
-        total, done = 0.0, 0
+        total, done, due = 0.0, 0, sum(map(len, batches))
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence([self.seed, number, epoch]).generate_state(1)[0]))
             prepared = one_ahead(lambda pair: feed.prepare(*pair), zip(batches, keys, strict=True))
@@ -216,9 +219,13 @@ class _Run:
                 schedule.step()
                 total, done = total + value * len(batch), done + len(batch)
                 if self.progress:
-                    self.progress(Step(f"training {self.backbone.name}", done, len(target)))
+                    self.progress(Step(f"training {self.backbone.name}", done, due))
         # A last step can overflow the weights behind a loss that was still finite.
         return total / done if all(tensor.isfinite().all() for tensor in self.changing.state_dict().values()) else math.nan
+
+    def share(self, batches: list[np.ndarray]) -> list[np.ndarray]:
+        """The batches of one epoch: all of a shuffled pass, or its first ones."""
+        return batches if self.items_per_epoch is None else batches[: max(1, round(self.items_per_epoch / self.batch_size))]
 
     def training_mode(self, phase: Phase, learns: list[bool]) -> None:
         self.backbone.set_trainable(learns)
@@ -392,6 +399,7 @@ def _check(
     batch_size: int,
     class_weight: str | np.ndarray | None,
     patience: int | None,
+    items_per_epoch: int | None,
 ) -> None:
     """Raise one GraftError that lists all that does not fit."""
     if task not in TASKS:
@@ -414,6 +422,8 @@ def _check(
             problems.append(f"train: {classes} head outputs and {np.ndim(target)}-d {where} targets, expected 1 output and 1-d targets.")
     if batch_size < 1:
         problems.append(f"train: batch_size is {batch_size}, expected at least 1.")
+    if items_per_epoch is not None and items_per_epoch < 1:
+        problems.append(f"train: items_per_epoch is {items_per_epoch}, expected at least 1.")
     if patience is not None and (patience < 1 or not validation):
         problems.append(
             f"train: patience is {patience} {'with' if validation else 'without'} a validation part, expected at least 1, with one."

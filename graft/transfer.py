@@ -15,7 +15,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from graft.backbones import Backbone, load_backbone
-from graft.data import holdout, load_unlabelled
+from graft.data import View, encode_target, holdout, load_unlabelled
 from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
 from graft.features import extract
@@ -26,6 +26,7 @@ from graft.train import train
 
 FORMAT = 1  # of the saved folder
 _VALIDATION_SHARE = 0.2
+_VALIDATION_AT_MOST = 1000  # items: more would cost time and hardly sharpen the score
 _PATIENCE = 3  # epochs without a better validation score before a phase ends
 
 Progress = Callable[[Step | Epoch], None] | None
@@ -90,12 +91,13 @@ class Transfer(ClassifierMixin, BaseEstimator):
         blocks: np.ndarray | None = None,
         validation: tuple[Sequence[Any], np.ndarray] | None = None,
         metric: str | None = None,
+        items_per_epoch: int | None = None,
         progress: Progress = None,
     ) -> "Transfer":
         """`fit` for what is already a Dataset's: items, and labels encoded as `encode` gives them.
 
-        validation: (items, target) for early stopping; without it a fifth of the items is held out where the plan trains.
-        metric: name of the metric that early stopping watches.
+        validation: (items, target) for early stopping; without it a fifth of the items, at most 1000, is held out where the plan trains.
+        metric: name of the metric that the head is chosen by and early stopping watches. items_per_epoch: see `train`.
         """
         backbone = self._load_backbone()
         self.task_, self.classes_ = task, np.asarray(classes, dtype=None if len(classes) else str)
@@ -109,9 +111,10 @@ class Transfer(ClassifierMixin, BaseEstimator):
         if solved:
             phases = phases[1:]
         if phases and validation is None:
-            inner, held = holdout(target, task, _VALIDATION_SHARE, self.random_state, blocks=blocks)
-            validation = ([items[i] for i in held], target[held])
-            items, target = [items[i] for i in inner], target[inner]
+            share = min(_VALIDATION_SHARE, _VALIDATION_AT_MOST / len(target))
+            inner, held = holdout(target, task, share, self.random_state, blocks=blocks)
+            validation = (View(items, held), target[held])
+            items, target = View(items, inner), target[inner]
             blocks = None if blocks is None else np.asarray(blocks)[inner]
         head = None
         if solved:
@@ -125,11 +128,12 @@ class Transfer(ClassifierMixin, BaseEstimator):
                 class_weight=self.class_weight,
                 seed=self.random_state,
                 blocks=blocks,
+                metric=metric,
             )
         if phases:
             backbone = copy.deepcopy(backbone)
             plan = Plan(phases, self.plan_.reset, self.plan_.lora_rank)
-            head = self._train(backbone, head, plan, items, target, validation, metric, progress)
+            head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, progress)
         assert head is not None
         self.backbone_, self.head_, self.tuned_ = backbone, head, bool(phases)
         return self
@@ -143,6 +147,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         target: np.ndarray,
         validation: Any,
         metric: str,
+        items_per_epoch: int | None,
         progress: Progress,
     ) -> LinearHead:
         regression = self.task_ == "regression"
@@ -168,6 +173,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             class_weight=self.class_weight,
             patience=_PATIENCE,
             metric=better,
+            items_per_epoch=items_per_epoch,
             progress=progress,
         ):
             self.history_.append(event)
@@ -204,8 +210,12 @@ class Transfer(ClassifierMixin, BaseEstimator):
         from sklearn.metrics import accuracy_score, r2_score
 
         judge = r2_score if self.task_ == "regression" else accuracy_score
-        truth = encode(y, "multilabel", self.classes_)[1] if self.task_ == "multilabel" else np.asarray(y)
+        truth = self._indicators(y) if self.task_ == "multilabel" else np.asarray(y)
         return float(judge(truth, self.predict(X), sample_weight=sample_weight))
+
+    def _indicators(self, y: Any) -> np.ndarray:
+        """(n, c) of 0 and 1, from such a matrix or from a list of labels for each item."""
+        return np.asarray(y) if np.ndim(y) == 2 else np.array([[int(name in labels) for name in self.classes_] for labels in y])
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `Transfer.load` opens again: backbone, head (safetensors), classes, preprocessing."""
@@ -213,13 +223,12 @@ class Transfer(ClassifierMixin, BaseEstimator):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.backbone_.save(folder / "backbone")
-        arrays, facts = self.head_.to_arrays()
-        save_file(arrays, folder / "head.safetensors")
+        save_file(self.head_.to_arrays(), folder / "head.safetensors")
         about = {
             "format": FORMAT,
             "task": self.task_,
             "classes": self.classes_.tolist(),
-            "head": facts,
+            "head": {"kind": self.head_.kind, "strength": self.head_.strength},
             "backbone": self.backbone_.name,
             "tuned": self.tuned_,
             "plan": {
@@ -251,7 +260,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         model = cls(backbone=about["backbone"], task=about["task"])
         model.backbone_ = load_backbone(f"checkpoint:{folder / 'backbone'}")
         model.backbone_.name = about["backbone"]
-        model.head_ = LinearHead.from_arrays(load_file(folder / "head.safetensors"), about["head"])
+        model.head_ = LinearHead.from_arrays(load_file(folder / "head.safetensors"))
         model.task_, model.tuned_, model.history_ = about["task"], about["tuned"], []
         model.classes_ = np.asarray(about["classes"], dtype=None if about["classes"] else str)
         plan = about["plan"]
@@ -277,43 +286,24 @@ def as_items(X: Any, modality: str) -> list[Any]:
     return items
 
 
-def encode(y: Any, task: str = "auto", classes: Any = None) -> tuple[Task, np.ndarray, list[Any]]:
-    """(task, target, classes). target: classification (n,) int64 indices into classes; multi-label (n, c) of 0.0 and 1.0;
-    regression (n,) float64 with no classes.
+def encode(y: Any, task: str = "auto") -> tuple[Task, np.ndarray, list[Any]]:
+    """(task, target, classes). target: encoded as in `graft.data.Dataset`; classes keep the type that y has.
 
-    classes: fixed names in their order; without them the sorted labels that occur.
-    Raises GraftError on an unknown task, missing labels, a single class, or a label that is not among `classes`.
+    Raises GraftError on an unknown task, missing labels, or a single class.
     """
     if task not in ("auto", *TASKS):
         raise GraftError(f"task {task!r}, expected 'auto', {', '.join(map(repr, TASKS))}.{near_miss(task, TASKS)}")
-    lists = len(y) > 0 and all(isinstance(labels, list | tuple | set) for labels in y)
-    if task == "multilabel" or (task == "auto" and (lists or np.ndim(y) == 2)):
-        return _encode_multilabel(y, lists, classes)
-    labels = np.asarray(y)
-    missing = int(pd.isna(labels).sum())
-    if missing:
-        first = int(np.flatnonzero(pd.isna(labels))[0])
-        raise GraftError(f"y has {missing} missing labels, the first at position {first}. Leave those items out or label them.")
-    if task == "regression" or (task == "auto" and type_of_target(labels) == "continuous"):
-        return "regression", labels.astype(np.float64), []
-    names = sorted(set(labels.tolist())) if classes is None else list(classes)
-    if len(names) < 2:
-        raise GraftError(f"y has one class only ({names[0]!r}), expected at least two." if names else "y is empty, expected labels.")
-    number = {name: i for i, name in enumerate(names)}
-    strange = [label for label in labels.tolist() if label not in number]
-    if strange:
-        raise GraftError(f"y has the label {strange[0]!r}, expected one of {names}.{near_miss(strange[0], names)}")
-    return "classification", np.array([number[label] for label in labels.tolist()], dtype=np.int64), names
-
-
-def _encode_multilabel(y: Any, lists: bool, classes: Any) -> tuple[Task, np.ndarray, list[Any]]:
-    if not lists:
-        matrix = np.asarray(y, dtype=np.float64)
-        if matrix.ndim != 2 or not np.isin(matrix, (0.0, 1.0)).all():
-            raise GraftError(f"multi-label y has shape {matrix.shape}, expected a list of labels an item, or a matrix (n, c) of 0 and 1.")
-        return "multilabel", matrix, list(range(matrix.shape[1])) if classes is None else list(classes)
-    names = sorted({label for labels in y for label in labels}) if classes is None else list(classes)
-    return "multilabel", np.array([[float(name in labels) for name in names] for labels in y]), names
+    values = list(y)
+    if task == "auto":
+        lists = any(isinstance(labels, list | tuple | set) for labels in values)
+        # Unlike a column of a table, whole numbers are classes here, as everywhere in scikit-learn.
+        kind = "multilabel" if lists or np.ndim(y) == 2 else type_of_target(values)
+        task = {"multilabel": "multilabel", "continuous": "regression"}.get(kind, "classification")
+    encoded = encode_target(values, task)  # type: ignore[arg-type]
+    if encoded.task == "classification":
+        classes, target = np.unique(np.asarray(values), return_inverse=True)
+        return "classification", target.astype(np.int64), classes.tolist()
+    return encoded.task, encoded.y, list(encoded.classes)
 
 
 def _only_head(phase: Phase) -> bool:

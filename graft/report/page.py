@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from graft.files import replacing
 from graft.records import Mistake, Result
 from graft.report import plots, words
 
@@ -43,13 +44,8 @@ def write_report(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The temporary name carries the process, so that two studies writing one page cannot mix their halves.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(render(result, mistakes, fold_scores or {}), encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(render(result, mistakes, fold_scores or {}))
 
 
 def render(result: Result, mistakes: Sequence[Mistake], fold_scores: Mapping[str, Sequence[float]]) -> str:

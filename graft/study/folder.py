@@ -2,17 +2,15 @@
 
 import csv
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from graft.errors import GraftError
+from graft.files import replacing
 from graft.records import Result
 from graft.report import Mistake, model_card, write_report
 from graft.transfer import Transfer
@@ -63,15 +61,3 @@ def _write_model(folder: Path, model: Transfer, card: str) -> None:
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes its final name only when it is complete."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "w", encoding="utf-8", newline="") as file:
-            yield file
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

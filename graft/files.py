@@ -1,0 +1,24 @@
+"""Files that take their final name only when they are complete. Standard library only."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """The file open for writing under a temporary name beside `path`; renamed at the end, removed on an error.
+
+    mode: "w" for text in UTF-8, line ends as written; "wb" for bytes. The folder must exist.
+    """
+    # Beside the final name, so that renaming stays on one disk; with the process in it, so that two processes cannot mix.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        with open(unfinished, mode, **text) as file:  # type: ignore[call-overload]
+            yield file
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
