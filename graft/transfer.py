@@ -101,9 +101,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         """
         backbone = self._load_backbone()
         self.task_, self.classes_ = task, np.asarray(classes, dtype=None if len(classes) else str)
-        self.plan_ = (
-            self.strategy if isinstance(self.strategy, Plan) else make_plan(self.strategy, backbone.depth, self.epochs, self.lr)
-        )
+        self.plan_ = self.strategy if isinstance(self.strategy, Plan) else make_plan(self.strategy, backbone.depth, self.epochs, self.lr)
         self.history_: list[Epoch] = []
         metric = metric or default_metric(task, target)[0]
         phases = self.plan_.phases
@@ -254,9 +252,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             raise GraftError(f"{folder} {what}, expected the folder of a run (`graft run DATA --out RUN`) or its model/.")
         about = json.loads((folder / "graft.json").read_text(encoding="utf-8"))
         if about["format"] > FORMAT:
-            raise GraftError(
-                f"{folder} is written in format {about['format']}, this graft reads up to {FORMAT}. Run: pip install -U graft"
-            )
+            raise GraftError(f"{folder} is written in format {about['format']}, this graft reads up to {FORMAT}. Run: pip install -U graft")
         model = cls(backbone=about["backbone"], task=about["task"])
         model.backbone_ = load_backbone(f"checkpoint:{folder / 'backbone'}")
         model.backbone_.name = about["backbone"]

@@ -22,7 +22,7 @@ from graft.report import write_report
 from graft.study import folder
 from graft.study.controls import SCRATCH, Classical, Scratch
 from graft.study.curve import label_curve
-from graft.study.judge import TRANSFER, Judged, judge_controls, judge_transfer, majority, most_wrong, parts
+from graft.study.judge import TRANSFER, Judged, judge_controls, judge_transfer, most_wrong, parts
 from graft.study.material import Candidate, Material, choose_metric, known_strategies, trains
 from graft.study.times import DEFAULT_STRATEGIES, affordable, resolve_budget, scratch_plan
 from graft.transfer import Transfer
@@ -240,7 +240,13 @@ def _controls(judged: Judged, classical: Classical, scratch: Scratch) -> dict[st
     rows = {}
     for name, seconds, note in ((SCRATCH, scratch.seconds, scratch.note()), (classical.name, classical.seconds, "")):
         score = judged.score(name)
-        rows[name] = {"score": score.value, "interval": score.interval, "seconds": seconds, "folds": len(judged.outputs[name]), "note": note}
+        rows[name] = {
+            "score": score.value,
+            "interval": score.interval,
+            "seconds": seconds,
+            "folds": len(judged.outputs[name]),
+            "note": note,
+        }
     return rows
 
 

@@ -49,13 +49,14 @@ def _point(material: Material, n: int, test: np.ndarray, outputs: np.ndarray) ->
 
 def _sentence(material: Material, curves: dict[str, list[dict[str, Any]]]) -> str:
     reached = curves[TRANSFER][-1]
-    needed = labels_to_match([(point["n"], signed(material.metric, point["score"])) for point in curves[SCRATCH]], signed(material.metric, reached["score"]))
-    if needed is None:
-        return (
-            f"The from-scratch network would need more than the {reached['n']} labels you have to match "
-            f"what transfer reaches with them ({material.metric} {reached['score']:.3f})."
-        )
-    return f"The from-scratch network would need about {needed} labels to match what transfer reaches with {reached['n']} ({material.metric} {reached['score']:.3f})."
+    needed = labels_to_match(
+        [(point["n"], signed(material.metric, point["score"])) for point in curves[SCRATCH]], signed(material.metric, reached["score"])
+    )
+    labels = f"more than the {reached['n']} labels you have" if needed is None else f"about {needed} labels"
+    return (
+        f"The from-scratch network would need {labels} to match what transfer reaches with {reached['n']} "
+        f"({material.metric} {reached['score']:.3f})."
+    )
 
 
 def labels_to_match(curve: list[tuple[int, float]], goal: float) -> int | None:

@@ -24,7 +24,9 @@ def prepare(out: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
-        raise GraftError(f"{out} cannot be written to ({error.strerror}), expected a folder for the results. Name another with --out.") from error
+        raise GraftError(
+            f"{out} cannot be written to ({error.strerror}), expected a folder for the results. Name another with --out."
+        ) from error
     return out
 
 

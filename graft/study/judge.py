@@ -6,10 +6,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graft.data import Dataset, folds
-from graft.evaluate import METRICS, decide, interval_over_folds, interval_over_items, measure, metrics_for, signed, verdict, verdict_on_items
+from graft.evaluate import (
+    METRICS,
+    decide,
+    interval_over_folds,
+    interval_over_items,
+    measure,
+    metrics_for,
+    signed,
+    verdict,
+    verdict_on_items,
+)
 from graft.records import Score, Verdict
 from graft.study.controls import SCRATCH, Classical, Scratch
-from graft.study.material import Candidate, Choice, Material
+from graft.study.material import Choice, Material
 
 _FOLDS = 5
 # Repeats narrow the interval; with frozen features they cost next to nothing, with many items they are not needed.
@@ -137,9 +147,3 @@ def most_wrong(material: Material, index: np.ndarray, outputs: np.ndarray) -> np
     decided = decide(y, outputs)
     wrong = np.flatnonzero((decided != y) if y.ndim == 1 else (decided != y).any(axis=1))
     return wrong[np.argsort(-per_item[wrong], kind="stable")]
-
-
-def majority(choices: Sequence[Choice]) -> Candidate:
-    """The candidate chosen most often, the first of equals."""
-    names = [choice.candidate for choice in choices]
-    return max(names, key=names.count)

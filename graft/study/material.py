@@ -52,7 +52,9 @@ class Material:
             self.backbones[name] = load_backbone(name)
             reads = self.backbones[name].modality
             if reads != ("text" if self.dataset.modality == "table" else self.dataset.modality):
-                raise GraftError(f"backbone {name} reads {reads}s, {self.dataset.name} holds {self.dataset.modality}s. Name another backbone.")
+                raise GraftError(
+                    f"backbone {name} reads {reads}s, {self.dataset.name} holds {self.dataset.modality}s. Name another backbone."
+                )
             self.speeds[name] = throughput(self.backbones[name], self.dataset.items)
         self.task, self.target = self.dataset.task, np.asarray(self.dataset.target)
         self.blocks = self.dataset.blocks()

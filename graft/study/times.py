@@ -30,7 +30,9 @@ def resolve_budget(budget: str | float | None, strategies: Sequence[str] | None)
     return None if strategies else DEFAULT_BUDGET
 
 
-def affordable(material: Material, strategies: Sequence[str], seconds: float | None, n_train: int, n_folds: int) -> tuple[list[str], list[str]]:
+def affordable(
+    material: Material, strategies: Sequence[str], seconds: float | None, n_train: int, n_folds: int
+) -> tuple[list[str], list[str]]:
     """(tried, left out), cheapest first, so that transfer takes about a third of the budget. The cheapest is always tried.
 
     n_train: items to train on. n_folds: times that choosing and fitting happen.
@@ -74,7 +76,9 @@ class ScratchPlan:
     items_per_epoch: int
 
 
-def scratch_plan(material: Material, backbone: str, seconds: float | None, spent: float, n_train: int, n_folds: int, settings: Any) -> ScratchPlan:
+def scratch_plan(
+    material: Material, backbone: str, seconds: float | None, spent: float, n_train: int, n_folds: int, settings: Any
+) -> ScratchPlan:
     """At least as much time as transfer had, or a quarter of the budget if that is more.
 
     spent: seconds that transfer took, all folds together; remembered for these settings.
