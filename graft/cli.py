@@ -2,18 +2,18 @@
 
 import csv
 import json
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graft.budget import budget_seconds
 from graft.errors import GraftError, near_miss
+from graft.files import replacing
 from graft.records import Epoch, Finding, Result, Step
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def rank(
     _print_table(("backbone", "score", "95 % interval", "seconds", "items/s"), rows)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        with _replace(out / "rank.json") as file:
+        with replacing(out / "rank.json") as file:
             json.dump({"ranking": ranking}, file, indent=1)
 
 
@@ -213,7 +213,7 @@ def predict(
         csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _replace(out) as file:
+    with replacing(out) as file:
         csv.writer(file, lineterminator="\n").writerows([header])
         csv.writer(file, lineterminator="\n").writerows(rows)
 
@@ -423,19 +423,6 @@ def _progress() -> Iterator[Callable[[Step | Epoch], None] | None]:
                 )
 
         yield show
-
-
-@contextmanager
-def _replace(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes its final name only when it is complete."""
-    # Beside the final name, so that renaming stays on one disk; with the process in it, so that two commands cannot mix.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "w", encoding="utf-8", newline="") as file:
-            yield file
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
