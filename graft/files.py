@@ -8,11 +8,12 @@ from typing import IO, Any
 
 
 @contextmanager
-def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """The file open for writing under a temporary name beside `path`; renamed at the end, removed on an error.
 
     mode: "w" for text in UTF-8, line ends as written; "wb" for bytes. The folder must exist.
     """
+    path = Path(path)
     # Beside the final name, so that renaming stays on one disk; with the process in it, so that two processes cannot mix.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -283,17 +283,6 @@ def test_predict_writes_the_same_csv_to_the_screen_and_to_a_file(command, stand_
     assert (tmp_path / "new" / "predictions.csv").read_text() == screen
 
 
-def test_a_command_that_fails_midway_leaves_no_half_written_file(tmp_path):
-    def write():
-        with cli._replace(tmp_path / "p.csv") as file:
-            file.write("id\n")
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_progress_is_quiet_where_nobody_watches(capsys):
     with cli._progress() as progress:
         assert progress is None
