@@ -14,7 +14,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
-from graft.backbones import Backbone, load_backbone
+from graft.backbones import load_backbone
+from graft.backbones.base import Backbone
 from graft.data import View, encode_target, holdout, load_unlabelled
 from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
@@ -75,10 +76,10 @@ class Transfer(ClassifierMixin, BaseEstimator):
         groups: (n,), items that share a value stay on one side when something is held out for choosing. Returns self.
         Raises GraftError where X and y do not fit each other, the backbone or the task.
         """
-        task, target, classes = encode(y, self.task)
         items = as_items(X, self._load_backbone().modality)
-        if len(items) != len(target):
-            raise GraftError(f"X has {len(items)} items and y has {len(target)} labels, expected one label an item.")
+        if len(items) != len(y):
+            raise GraftError(f"X has {len(items)} items and y has {len(y)} labels, expected one label an item.")
+        task, target, classes = encode(y, self.task)
         return self.fit_encoded(items, target, task, classes, blocks=groups)
 
     def fit_encoded(
@@ -213,7 +214,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
 
     def _indicators(self, y: Any) -> np.ndarray:
         """(n, c) of 0 and 1, from such a matrix or from a list of labels for each item."""
-        return np.asarray(y) if np.ndim(y) == 2 else np.array([[int(name in labels) for name in self.classes_] for labels in y])
+        return np.asarray(y) if getattr(y, "ndim", 1) == 2 else np.array([[int(name in labels) for name in self.classes_] for labels in y])
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `Transfer.load` opens again: backbone, head (safetensors), classes, preprocessing."""
@@ -221,7 +222,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.backbone_.save(folder / "backbone")
-        save_file(self.head_.to_arrays(), folder / "head.safetensors")
+        # safetensors writes a transposed array's memory as it lies, and so another matrix.
+        save_file({name: np.ascontiguousarray(array) for name, array in self.head_.to_arrays().items()}, folder / "head.safetensors")
         about = {
             "format": FORMAT,
             "task": self.task_,
@@ -293,7 +295,7 @@ def encode(y: Any, task: str = "auto") -> tuple[Task, np.ndarray, list[Any]]:
     if task == "auto":
         lists = any(isinstance(labels, list | tuple | set) for labels in values)
         # Unlike a column of a table, whole numbers are classes here, as everywhere in scikit-learn.
-        kind = "multilabel" if lists or np.ndim(y) == 2 else type_of_target(values)
+        kind = "multilabel" if lists or getattr(y, "ndim", 1) == 2 else type_of_target(values)
         task = {"multilabel": "multilabel", "continuous": "regression"}.get(kind, "classification")
     encoded = encode_target(values, task)  # type: ignore[arg-type]
     if encoded.task == "classification":

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from graft.backbones import Backbone, load_backbone
+from graft.backbones import load_backbone
+from graft.backbones.base import Backbone
 from graft.data import Dataset, View, folds, holdout
 from graft.errors import GraftError
 from graft.evaluate import METRICS, default_metric, interval_over_items, measure, metrics_for, signed

@@ -1,0 +1,197 @@
+"""Transfer: a scikit-learn estimator over backbones, strategies and heads."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from graft.backbones.tiny import load as tiny
+from graft.errors import GraftError
+from graft.features import extract
+from graft.records import Phase, Plan
+from graft.strategies import STRATEGIES
+from graft.transfer import Transfer
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
+
+
+def pictures(n=40, seed=0):
+    """Dark and bright noise: two classes that any network tells apart."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    return [rng.integers(0, 80, (24, 24, 3), dtype=np.uint8) + np.uint8(150 * label) for label in y], np.array(["dark", "bright"])[y]
+
+
+def texts(n=60):
+    rng = np.random.default_rng(0)
+    words = {"fruit": ["apple", "pear", "plum", "fig"], "metal": ["iron", "zinc", "lead", "tin"]}
+    y = [["fruit", "metal"][i % 2] for i in range(n)]
+    return [" ".join(rng.choice(words[label], 3)) for label in y], y
+
+
+def test_texts_are_told_apart_and_probabilities_sum_to_one():
+    X, y = texts()
+    model = Transfer("tiny:text").fit(X[:40], y[:40])
+    assert model.score(X[40:], y[40:]) == 1.0
+    probabilities = model.predict_proba(X[40:])
+    assert probabilities.shape == (20, 2)
+    np.testing.assert_allclose(probabilities.sum(1), 1.0)
+    assert list(model.classes_) == ["fruit", "metal"]
+
+
+def test_paths_pictures_and_arrays_give_the_same_predictions(tmp_path):
+    arrays, y = pictures()
+    paths = []
+    for number, array in enumerate(arrays):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(array).save(paths[-1])
+    model = Transfer("tiny:image").fit(arrays, y)
+    expected = model.predict_proba(arrays)
+    np.testing.assert_allclose(model.predict_proba([Image.fromarray(array) for array in arrays]), expected)
+    np.testing.assert_allclose(model.predict_proba([str(path) for path in paths]), expected)
+    np.testing.assert_allclose(model.predict_proba(pd.DataFrame({"image": [str(path) for path in paths]})), expected)
+
+
+def test_a_stacked_array_of_pictures_is_one_item_each():
+    arrays, y = pictures()
+    assert Transfer("tiny:image").fit(np.stack(arrays), y).score(np.stack(arrays), y) == 1.0
+
+
+def test_scikit_learn_can_clone_search_and_cross_validate():
+    X, y = texts(40)
+    model = Transfer("tiny:text", head="ridge")
+    assert clone(model).get_params()["head"] == "ridge"
+    assert cross_val_score(model, X, y, cv=2).mean() > 0.9
+    search = GridSearchCV(model, {"head": ["ridge", "logistic"]}, cv=2).fit(X, y)
+    assert search.best_params_["head"] in ("ridge", "logistic")
+    piped = make_pipeline(FunctionTransformer(lambda X: [text.upper() for text in X]), model)
+    assert piped.fit(X, y).score(X, y) == 1.0
+
+
+def test_whole_number_labels_stay_whole_numbers():
+    X, y = texts(40)
+    model = Transfer("tiny:text").fit(X, [7 if label == "fruit" else 3 for label in y])
+    assert model.classes_.tolist() == [3, 7]
+    assert set(model.predict(X)) == {3, 7}
+
+
+def test_numbers_with_fractions_are_a_regression():
+    X, _ = texts(60)
+    y = np.array([text.count("apple") + 0.5 for text in X])
+    model = Transfer("tiny:text").fit(X, y)
+    assert model.task_ == "regression"
+    assert model.score(X, y) > 0.5
+    with pytest.raises(GraftError, match="regression.* has no classes"):
+        model.predict_proba(X)
+
+
+def test_lists_of_labels_are_multilabel():
+    X, _ = texts(60)
+    y = [[word for word in ("apple", "iron") if word in text] for text in X]
+    model = Transfer("tiny:text").fit(X, y)
+    assert model.task_ == "multilabel"
+    assert list(model.classes_) == ["apple", "iron"]
+    assert model.score(X, y) > 0.9
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_every_strategy_fits_predicts_and_repeats(strategy):
+    X, y = texts(40)
+    first, second = (Transfer("tiny:text", strategy, epochs=2, lr=1e-2, random_state=1).fit(X, y) for _ in range(2))
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+
+
+def test_a_plan_and_a_function_are_taken_where_a_name_is():
+    X, y = texts(40)
+
+    def only_the_first(depth, epochs, lr):
+        return Plan((Phase(epochs, tuple(lr * (group == 0) for group in range(depth)), lr),))
+
+    for strategy in (only_the_first, only_the_first(4, 2, 1e-3)):
+        model = Transfer("tiny:text", strategy, epochs=2).fit(X, y)
+        before, after = tiny("text").groups(), model.backbone_.groups()
+        moved = [any(not np.allclose(a.detach(), b.detach()) for a, b in zip(*pair, strict=True)) for pair in zip(before, after, strict=True)]
+        assert moved == [True, False, False, False]
+
+
+def test_a_leading_phase_of_the_head_alone_is_solved_exactly():
+    X, y = texts(40)
+    probe = Transfer("tiny:text", "linear_probe").fit(X, y)
+    frozen = Transfer("tiny:text", "feature_extraction").fit(X, y)
+    assert probe.history_ == []
+    np.testing.assert_allclose(probe.predict_proba(X), frozen.predict_proba(X))
+
+
+def test_lp_ft_starts_from_the_solved_head():
+    X, y = pictures(60)
+    model = Transfer("tiny:image", "lp_ft", epochs=2, lr=1e-9).fit(X, y)
+    assert {event.phase for event in model.history_} == {0}
+    # At a rate of almost zero nothing moves, so what is left is the head that was solved for.
+    assert model.score(X, y) == 1.0
+
+
+def test_a_tuned_regression_answers_in_the_unit_of_y():
+    X, _ = pictures(60)
+    y = np.array([float(array.mean()) + 1000.5 for array in X])
+    model = Transfer("tiny:image", "full", epochs=8, lr=1e-2).fit(X, y)
+    assert abs(model.predict(X).mean() - y.mean()) < 40
+
+
+def test_a_fitted_transfer_leaves_the_given_backbone_alone():
+    X, y = texts(40)
+    backbone = tiny("text")
+    before = backbone.fingerprint()
+    Transfer(backbone, "full", epochs=1).fit(X, y)
+    assert backbone.fingerprint() == before
+
+
+@pytest.mark.parametrize("strategy", ["feature_extraction", "full"])
+def test_predictions_after_load_equal_those_before(tmp_path, strategy):
+    X, y = texts(40)
+    model = Transfer("tiny:text", strategy, epochs=2).fit(X, y)
+    model.save(tmp_path / "model")
+    loaded = Transfer.load(tmp_path / "model")
+    np.testing.assert_allclose(loaded.predict_proba(X), model.predict_proba(X), atol=1e-6)
+    assert loaded.predict(X).tolist() == model.predict(X).tolist()
+    assert loaded.plan_ == model.plan_
+
+
+def test_the_head_equals_scikit_learns_on_the_same_features():
+    X, y = texts(40)
+    backbone = tiny("text")
+    reference = LogisticRegression(C=1.0).fit(extract(backbone, X), y)
+    assert (Transfer(backbone, head="logistic").fit(X, y).predict(X) == reference.predict(X)).all()
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(GraftError, match="has no graft.json, expected the folder of a run"):
+        Transfer.load(tmp_path)
+    with pytest.raises(GraftError, match="is no folder"):
+        Transfer.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "message"),
+    [
+        (["a", "b"], ["x"], "2 items and y has 1 labels"),
+        (["a", "b"], ["x", "x"], "expected at least 2 classes"),
+        (["a", 3], ["x", "y"], "X holds a int"),
+        ("a", ["x"], "single string 'a'"),
+    ],
+)
+def test_what_does_not_fit_is_said(X, y, message):
+    with pytest.raises(GraftError, match=message):
+        Transfer("tiny:text").fit(X, y)
+
+
+def test_an_unknown_task_gets_the_near_miss():
+    with pytest.raises(GraftError, match="Did you mean 'classification'"):
+        Transfer("tiny:text", task="clasification").fit(["a", "b"], ["x", "y"])
