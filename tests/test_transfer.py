@@ -167,8 +167,9 @@ def test_predictions_after_load_equal_those_before(tmp_path, strategy):
 def test_the_head_equals_scikit_learns_on_the_same_features():
     X, y = texts(40)
     backbone = tiny("text")
-    reference = LogisticRegression(C=1.0).fit(extract(backbone, X), y)
-    assert (Transfer(backbone, head="logistic").fit(X, y).predict(X) == reference.predict(X)).all()
+    features = extract(backbone, X)
+    reference = LogisticRegression(C=1.0).fit(features, y)
+    assert (Transfer(backbone, head="logistic").fit(X, y).predict(X) == reference.predict(features)).all()
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
