@@ -1,9 +1,11 @@
 """transformers' text encoders as backbones: config, tokenizer, weights, pooling. Serves the sources hf, sentence and checkpoint."""
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
+import pickle
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import nn
 
 from graft import torchvision_ops
@@ -50,7 +52,7 @@ def load(location: str, name: str, pooling: Pooling) -> Backbone:
         config = transformers.AutoConfig.from_pretrained(location, local_files_only=is_local(location))
         tokenizer = transformers.AutoTokenizer.from_pretrained(location, local_files_only=is_local(location))
         network = pretrained(_auto_class(config), location, name)
-    return _assemble(network, tokenizer, pooling, name, read_card(location))
+    return _assemble(network, config, tokenizer, pooling, name, read_card(location))
 
 
 def library() -> Any:
@@ -75,7 +77,8 @@ def pretrained(auto_class: Any, location: str, name: str) -> nn.Module:
             if keys
         ]
         raise GraftError(
-            f"{name}: the weights do not fit {type(network).__name__}: {'; '.join(parts)}. Check that weights and config.json belong together."
+            f"{name}: the weights do not fit {type(network).__name__}: {'; '.join(parts)}. "
+            "Check that weights and config.json belong together."
         )
     return network.eval()
 
@@ -102,7 +105,7 @@ def explained(location: str, name: str) -> Iterator[None]:
         yield
     except GraftError:
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         reason = str(error).strip().partition("\n")[0]
         if is_local(location):
             found = ", ".join(sorted(os.listdir(location))[:8]) or "nothing"
@@ -111,8 +114,8 @@ def explained(location: str, name: str) -> Iterator[None]:
                 "tokenizer files and model.safetensors, as save_pretrained writes them."
             ) from error
         raise GraftError(
-            f"{name}: could not be had ({type(error).__name__}: {reason}). Check the name, allow the network (unset HF_HUB_OFFLINE), or download it "
-            "where there is one and give the folder: checkpoint:PATH."
+            f"{name}: could not be had ({type(error).__name__}: {reason}). Check the name, allow the network "
+            "(unset HF_HUB_OFFLINE), or download it where there is one and give the folder: checkpoint:PATH."
         ) from error
 
 
@@ -122,21 +125,21 @@ def _auto_class(config: Any) -> Any:
     return transformers.AutoModelForTextEncoding if config.is_encoder_decoder else transformers.AutoModel
 
 
-def _assemble(network: Any, tokenizer: Any, pooling: Pooling, name: str, card: dict[str, str]) -> Backbone:
+def _assemble(network: Any, config: Any, tokenizer: Any, pooling: Pooling, name: str, card: dict[str, str]) -> Backbone:
     if getattr(network, "pooler", None) is not None:
         network.pooler = None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     # On the left, padding would shift the positions of networks that count them from the first token.
     tokenizer.padding_side = "right"
-    config = network.config
+    max_tokens = _max_tokens(pooling, tokenizer, config, network)
     preprocessing = {
         "tokenizer": _fingerprint(tokenizer),
-        "max_tokens": _max_tokens(pooling, tokenizer, config, network),
+        "max_tokens": max_tokens,
         "prompt": pooling.prompt,
         "pooling": [*pooling.modes, *(["dense"] * len(pooling.dense)), *(["normalise"] if pooling.normalise else [])],
     }
-    prepare = _preparer(tokenizer, preprocessing["max_tokens"], pooling.prompt)
+    prepare = _preparer(tokenizer, max_tokens, pooling.prompt)
     batch = prepare(["a first text", "and a second one that is longer"], None)
     stages, _ = tried(_text_stages.cut(network), _text_stages.Whole(network), batch, name)
     names = _folders.own_names(network, stages)
@@ -146,9 +149,10 @@ def _assemble(network: Any, tokenizer: Any, pooling: Pooling, name: str, card: d
     def fresh(seed: int) -> Backbone:
         with torch.random.fork_rng(devices=[]), quiet():
             torch.manual_seed(seed)
-            untrained = _auto_class(config).from_config(config).eval()
+            # A copy: T5 notes in its config that it has lost its decoder, and is then no longer loaded as an encoder.
+            untrained = _auto_class(config).from_config(copy.deepcopy(config)).eval()
             without_weights = replace(pooling, dense=tuple((settings, None) for settings, _ in pooling.dense))
-            return _assemble(untrained, tokenizer, without_weights, name, card)
+            return _assemble(untrained, config, tokenizer, without_weights, name, card)
 
     def write(backbone: Backbone, folder: Path) -> None:
         _write(backbone, folder, names, config, tokenizer, pooling)
@@ -186,9 +190,9 @@ def _max_tokens(pooling: Pooling, tokenizer: Any, config: Any, network: Any) -> 
     positions = getattr(config, "max_position_embeddings", None)
     if positions and positions > 0:
         table = getattr(getattr(network, "embeddings", None), "position_embeddings", None)
+        padding = getattr(table, "padding_idx", None)
         # RoBERTa and its kin count positions from behind the padding's own.
-        start = 0 if getattr(table, "padding_idx", None) is None else table.padding_idx + 1
-        limits.append(positions - start)
+        limits.append(positions if padding is None else positions - padding - 1)
     return int(min(limits, default=_DEFAULT_TOKENS))
 
 
@@ -238,27 +242,28 @@ def _write(backbone: Backbone, folder: Path, names: dict[str, str], config: Any,
     """A folder that graft, transformers and sentence-transformers all load."""
     tokenizer.save_pretrained(folder)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    _folders.put_json(
+    tail = backbone.stages[-1]
+    assert isinstance(tail, nn.Sequential)
+    _folders.write_json(
         folder / "1_Pooling" / "config.json",
         {"word_embedding_dimension": config.hidden_size, **{_LEGACY[mode]: mode in pooling.modes for mode in _text_stages.POOLINGS}},
     )
     for number, (settings, _) in enumerate(pooling.dense, 1):
         part = f"{number + 1}_Dense"
         modules.append((part, "Dense"))
-        _folders.put_json(folder / part / "config.json", settings)
-        own = backbone.stages[-1][number].state_dict()
-        _folders.put(folder / part / "model.safetensors", lambda path, own=own: save_file(own, path))
+        _folders.write_json(folder / part / "config.json", settings)
+        _folders.write_tensors(folder / part / "model.safetensors", tail[number].state_dict())
     if pooling.normalise:
         modules.append((f"{len(modules)}_Normalize", "Normalize"))
     listed = [
         {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"} for n, (path, kind) in enumerate(modules)
     ]
-    _folders.put_json(folder / "modules.json", listed)
-    _folders.put_json(
+    _folders.write_json(folder / "modules.json", listed)
+    _folders.write_json(
         folder / "sentence_bert_config.json", {"max_seq_length": backbone.preprocessing["max_tokens"], "do_lower_case": False}
     )
     if pooling.prompt:
-        _folders.put_json(
+        _folders.write_json(
             folder / "config_sentence_transformers.json", {"prompts": {"default": pooling.prompt}, "default_prompt_name": "default"}
         )
     _folders.write(backbone, folder, names, json.loads(config.to_json_string()))

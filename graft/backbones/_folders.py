@@ -1,19 +1,19 @@
 """Weights in files: read safely, fitted to a network, written under the network's own names."""
 
 import json
-import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from graft.backbones.base import Backbone
 from graft.errors import GraftError
+from graft.files import replacing
 
 Tensors = dict[str, torch.Tensor]
 # What training scripts call the weights inside a checkpoint that holds more than weights.
@@ -124,20 +124,21 @@ def own_names(network: nn.Module, stages: Sequence[tuple[str, nn.Module]]) -> di
 
 
 def write(backbone: Backbone, folder: Path, names: Mapping[str, str], config: Mapping[str, Any]) -> None:
-    """config.json, and model.safetensors with the tensors that have a name, under the network's own names. Each appears whole or not at all."""
-    tensors = {names[key]: tensor.detach().cpu().contiguous() for key, tensor in backbone.state_dict().items() if key in names}
-    put_json(folder / "config.json", config)
-    put(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    """config.json, and model.safetensors with the tensors that have a name, under the network's own names."""
+    write_json(folder / "config.json", config)
+    write_tensors(folder / "model.safetensors", {names[key]: tensor for key, tensor in backbone.state_dict().items() if key in names})
 
 
-def put_json(path: Path, content: Any) -> None:
-    """Write settings as JSON, making the folder where it is missing."""
-    put(path, lambda part: part.write_text(json.dumps(content, indent=1, default=list), encoding="utf-8"))
-
-
-def put(path: Path, writing: Callable[[Path], object]) -> None:
-    """Write under a temporary name, then rename: a killed run leaves no half-written file under the final one."""
+def write_json(path: Path, content: Any) -> None:
+    """Settings as JSON, whole or not at all; the folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    writing(temporary)
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        json.dump(content, file, indent=1, default=list)
+
+
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """Named tensors as safetensors, whole or not at all; the folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, "wb") as file:
+        # "format" is what transformers asks for before it reads a file.
+        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt"}))

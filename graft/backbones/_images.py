@@ -86,12 +86,12 @@ def _view(item: Any, seed: int | None, preprocessing: dict[str, Any]) -> np.ndar
     if preprocessing["crop_mode"] == "squash":
         image = image.resize((wanted[1], wanted[0]), resample)
     else:
-        ratios = [side / want for side, want in zip((image.height, image.width), wanted, strict=True)]
+        ratios = [side / want for side, want in zip(image.size[::-1], wanted, strict=True)]
         fit = max(ratios) if preprocessing["crop_mode"] == "border" else min(ratios)
         # torchvision's Resize of the shorter side cuts fractions off, timm's ResizeKeepRatio rounds them.
         whole = int if preprocessing["crop_mode"] == "center" and wanted[0] == wanted[1] else round
         # The side that sets the scale is exact; only the other one comes out fractional.
-        sides = [want if ratio == fit else whole(side / fit) for side, want, ratio in zip((image.height, image.width), wanted, ratios)]
+        sides = [want if ratio == fit else whole(side / fit) for side, want, ratio in zip(image.size[::-1], wanted, ratios, strict=True)]
         image = image.resize((max(1, sides[1]), max(1, sides[0])), resample)
     return _centre(np.asarray(image), height, width, preprocessing)
 
@@ -113,7 +113,7 @@ def _random_crop(image: Image.Image, height: int, width: int, resample: Image.Re
     area = image.width * image.height * rng.uniform(*_TRAIN_AREA)
     ratio = math.exp(rng.uniform(*np.log(_TRAIN_RATIO)))
     crop_width, crop_height = min(image.width, round(math.sqrt(area * ratio))), min(image.height, round(math.sqrt(area / ratio)))
-    left, top = rng.integers(image.width - crop_width + 1), rng.integers(image.height - crop_height + 1)
+    left, top = int(rng.integers(image.width - crop_width + 1)), int(rng.integers(image.height - crop_height + 1))
     box = (left, top, left + max(1, crop_width), top + max(1, crop_height))
     pixels = np.asarray(image.resize((width, height), resample, box=box))
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels

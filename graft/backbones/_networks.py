@@ -6,7 +6,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
 
 from graft import torchvision_ops
 from graft.backbones import _cifar_resnet, _folders, _images, _vision_stages
@@ -35,7 +34,8 @@ _GENERATORS = {"mobilenetv1_100": "_gen_mobilenet_v1", "mobilenetv2_100": "_gen_
 def from_tensors(recipe: dict[str, Any], tensors: _folders.Tensors, name: str) -> Backbone:
     """The network that a checkpoint's config names, with the checkpoint's weights and without its classifier.
 
-    recipe: "architecture" (a timm name, or cifar_resnet20 and the like), optional "model_args" and "pretrained_cfg", as in the config.json of timm's hub folders.
+    recipe: "architecture" (a timm name, or cifar_resnet20 and the like), optional "model_args" and
+    "pretrained_cfg", as in the config.json of timm's hub folders.
     Raises GraftError when the architecture is unknown or its arguments, or the weights do not fit.
     """
     network = create(recipe, name)
@@ -52,9 +52,11 @@ def from_tensors(recipe: dict[str, Any], tensors: _folders.Tensors, name: str) -
     return assemble(network, recipe, name)
 
 
-def create(recipe: dict[str, Any], name: str) -> nn.Module:
+def create(recipe: dict[str, Any], name: str) -> Any:
     """The recipe's network with random weights and no classifier."""
-    architecture, arguments = recipe["architecture"], dict(recipe.get("model_args") or {})
+    architecture = recipe["architecture"]
+    # timm writes the number of classes here too; the classifier is left out.
+    arguments = {key: value for key, value in (recipe.get("model_args") or {}).items() if key != "num_classes"}
     if _cifar_resnet.is_name(architecture):
         return _cifar_resnet.CifarResNet(architecture)
     timm = library()
@@ -71,7 +73,7 @@ def create(recipe: dict[str, Any], name: str) -> nn.Module:
         ) from error
 
 
-def assemble(network: nn.Module, recipe: dict[str, Any], name: str) -> Backbone:
+def assemble(network: Any, recipe: dict[str, Any], name: str) -> Backbone:
     """A timm network without classifier -> Backbone. One stage, with a warning, where its family is not known.
 
     recipe: what builds the same network again; its "pretrained_cfg" gives the preprocessing.

@@ -14,7 +14,8 @@ def tried(
 ) -> tuple[list[tuple[str, nn.Module]], int]:
     """The stages, if run in order they give what the whole network gives; else the network as the only stage, with a warning.
 
-    stages: None for an unknown family. whole: a module around the network, in evaluation mode. Returns the stages and the width d of their output.
+    stages: None for an unknown family. whole: a module around the network, in evaluation mode.
+    Returns the stages and the width d of their output.
     """
     with torch.inference_mode():
         expected = _output(whole(batch))

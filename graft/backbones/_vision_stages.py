@@ -116,11 +116,6 @@ def _inception_v3(net: Any) -> Stages:
     ]
 
 
-@_family("InceptionV4")
-def _inception_v4(net: Any) -> Stages:
-    return [*_numbered("block", net.features), ("pool", net.global_pool)]
-
-
 @_family("ConvNeXt")
 def _convnext(net: Any) -> Stages:
     return [("stem", net.stem), *_numbered("stage", net.stages), ("pool", nn.Sequential(net.norm_pre, net.head))]

@@ -38,6 +38,11 @@ def _image_settings(location: str, shown: str) -> dict[str, Any] | None:
         mapping = transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
         if config.model_type not in mapping:
             return None
+        if hasattr(config, "vision_config"):
+            raise GraftError(
+                f"{shown}: {config.model_type} reads images and texts together, expected a network of images alone. timm has the image "
+                "towers of such models, e.g. timm:vit_base_patch16_clip_224.openai."
+            )
         mixin = transformers.image_processing_base.ImageProcessingMixin
         return mixin.get_image_processor_dict(location, local_files_only=_encoders.is_local(location))[0]
 
@@ -174,7 +179,7 @@ def _assemble(network: Any, settings: dict[str, Any], shown: str, card: dict[str
             return _assemble(_encoders.library().AutoModel.from_config(config).eval(), settings, shown, card)
 
     def write(backbone: Backbone, folder: Path) -> None:
-        _folders.put_json(folder / "preprocessor_config.json", settings)
+        _folders.write_json(folder / "preprocessor_config.json", settings)
         _folders.write(backbone, folder, names, config.to_dict())
 
     return Backbone(

@@ -20,8 +20,8 @@ def load(name: str) -> Backbone:
     except (OSError, RuntimeError) as error:
         # RuntimeError is what timm raises for a network that was published without weights.
         raise GraftError(
-            f"timm:{name}: its weights could not be had ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Allow the network (unset "
-            "HF_HUB_OFFLINE), or download them where there is one and give the folder: checkpoint:PATH."
+            f"timm:{name}: its weights could not be had ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Allow the network "
+            "(unset HF_HUB_OFFLINE), or download them where there is one and give the folder: checkpoint:PATH."
         ) from error
     published = network.pretrained_cfg
     recipe = {"architecture": published["architecture"], "num_classes": 0, "model_args": {}, "pretrained_cfg": published}
