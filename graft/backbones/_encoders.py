@@ -51,6 +51,9 @@ def load(location: str, name: str, pooling: Pooling) -> Backbone:
     with quiet(), explained(location, name):
         config = transformers.AutoConfig.from_pretrained(location, local_files_only=is_local(location))
         tokenizer = transformers.AutoTokenizer.from_pretrained(location, local_files_only=is_local(location))
+        # Without tokenizer files transformers makes up an empty vocabulary, in which every word is unknown, and says nothing.
+        if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:
+            raise GraftError(f"{name}: has no tokenizer files. Add those it was trained with (tokenizer.json, or vocab.txt and the like).")
         network = pretrained(_auto_class(config), location, name)
     return _assemble(network, config, tokenizer, pooling, name, read_card(location))
 
