@@ -174,7 +174,7 @@ class _Run:
     ) -> Generator[Epoch, None, None]:
         learns = [rate > 0 and bool(group) for rate, group in zip(phase.lr, self.backbone.groups(), strict=True)]
         boundary = learns.index(True) if any(learns) else self.backbone.depth
-        views = self.augment and any(learns) and self.backbone.modality == "image"
+        views = self.augment and self.backbone.modality == "image"
         self.backbone.eval()
         feed = _Feed(self.backbone, items, boundary, self.batch_size, views, self.progress)
         judged = _Feed(self.backbone, validation[0], boundary, self.batch_size, False, self.progress) if validation else None
@@ -196,7 +196,7 @@ class _Run:
                 yield Epoch(number, epoch, loss, None, time.perf_counter() - begun)
                 raise GraftError(
                     f"training {self.backbone.name}: the loss became {loss} in phase {number + 1}, epoch {epoch + 1}, "
-                    "expected a finite number. The best weights before it are kept. "
+                    "expected a finite number. The weights from before it are kept. "
                     f"The highest rate was {max(*phase.lr, phase.head_lr):g}: try a tenth of it."
                 )
             score = self.score(judged, validation[1]) if judged and validation else None
@@ -243,8 +243,7 @@ class _Run:
                 total, done = total + value * len(batch), done + len(batch)
                 if self.progress:
                     self.progress(Step(f"training {self.backbone.name}", done, len(target)))
-        # A last step can overflow the weights behind a loss that was still finite.
-        return total / done if all(tensor.isfinite().all() for tensor in self.changing.state_dict().values()) else math.nan
+        return total / done
 
     def training_mode(self, phase: Phase, learns: list[bool]) -> None:
         """What learns is in training mode and has gradients; what is frozen has neither."""
@@ -294,9 +293,9 @@ class _Run:
 class _Feed:
     """Items as states at the freeze boundary: the stages below it are run once for each item and their output is kept.
 
-    With every stage frozen that output is the features, and the disk cache has them. An image's state has one shape, so
-    states are kept item by item. A text's is padded to its batch, so they are kept batch by batch, and the batches stay
-    the same while a phase lasts. Where the states exceed KEEP_BYTES they are computed each time.
+    With every stage frozen that output is the features of the view that is judged, and the disk cache has them. An
+    image's state has one shape, so states are kept item by item. A text's is padded to its batch, so they are kept batch
+    by batch, and the batches stay the same while a phase lasts. Where the states exceed KEEP_BYTES they are computed each time.
     """
 
     def __init__(
