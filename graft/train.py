@@ -266,7 +266,7 @@ class _Run:
             rest = [parameter for parameter in parameters if parameter.requires_grad and not (parameter.ndim > 1 and decays)]
             groups.append({"params": matrices, "lr": rate, "weight_decay": _WEIGHT_DECAY})
             groups.append({"params": rest, "lr": rate, "weight_decay": 0.0})
-        return torch.optim.AdamW([group for group in groups if group["params"]])
+        return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
 
     def pull(self, phase: Phase, learns: list[bool]) -> None:
         """Add the gradient of anchor / 2 * |w - w_start|^2."""
