@@ -87,6 +87,7 @@ def l2_sp(depth: int, epochs: int, lr: float, anchor: float = 0.1) -> Plan:
     """Every layer group learns, pulled back towards the pretrained weights.
 
     anchor: alpha of the penalty alpha / 2 * |w - w_start|^2 on the backbone's weights.
+    Differs: the loop's AdamW takes the penalty's gradient, where the paper's SGD does; the head has plain weight decay.
     """
     return Plan((Phase(epochs, (lr / 10,) * depth, lr, anchor),))
 

@@ -1,10 +1,12 @@
 """The only training loop: plays a Plan on a backbone and a head, and yields what happened. Heavy: torch."""
 
 import copy
+import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,13 @@ from graft import lora
 from graft.backbones.base import Backbone, State
 from graft.errors import GraftError, near_miss, raise_all
 from graft.features import Progress, by_length, device_of, extract, one_ahead, to_device
+from graft.optional import require
 from graft.records import TASKS, Epoch, Phase, Plan, Step, Task
 from graft.strategies import check_plan
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Labelled = tuple[Sequence[Any], np.ndarray]
 
 # The output of frozen stages is kept in memory up to this size for the training items, and again for the validation items.
 KEEP_BYTES = 2 * 1024**3
@@ -35,7 +40,7 @@ def train(
     y: np.ndarray,
     *,
     task: Task,
-    validation: tuple[Sequence[Any], np.ndarray] | None = None,
+    validation: Labelled | None = None,
     metric: Metric | None = None,
     batch_size: int = 32,
     seed: int = 0,
@@ -97,6 +102,25 @@ def decode(logits: torch.Tensor, task: Task) -> np.ndarray:
     return logits.sigmoid().numpy() if task == "multilabel" else logits.squeeze(1).numpy()
 
 
+def tensorboard_writer(folder: str | Path) -> Callable[[Epoch], None]:
+    """A consumer of `train`'s events that writes loss and score to a TensorBoard folder, one step an epoch.
+
+    Raises GraftError naming the install command where the package `tensorboard` is missing.
+    """
+    require("tensorboard", "tensorboard")
+    writer = require("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
+    steps = itertools.count(1)
+
+    def write(event: Epoch) -> None:
+        step = next(steps)
+        writer.add_scalar("loss", event.loss, step)
+        if event.score is not None:
+            writer.add_scalar("validation score", event.score, step)
+        writer.flush()
+
+    return write
+
+
 @dataclass
 class _Run:
     """One play of a plan: what every phase needs, gathered once."""
@@ -105,7 +129,7 @@ class _Run:
     head: nn.Module
     plan: Plan
     task: Task
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    loss: Loss
     metric: Metric | None
     batch_size: int
     seed: int
@@ -118,7 +142,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.device = device_of(self.backbone)
 
-    def play(self, items: Sequence[Any], y: np.ndarray, validation: Any) -> Generator[Epoch, None, None]:
+    def play(self, items: Sequence[Any], y: np.ndarray, validation: Labelled | None) -> Generator[Epoch, None, None]:
         if self.plan.reset:
             self.backbone.reset(self.seed)
         if not self.plan.phases:
@@ -127,7 +151,8 @@ class _Run:
         stages = [stage for stage, learns in zip(self.backbone.stages, learning, strict=True) if learns]
         adapted = lora.add(stages, self.plan.lora_rank, self.seed) if self.plan.lora_rank else []
         self.changing = nn.ModuleList([*stages, self.head])
-        self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if self._anchored() else {}
+        anchored = any(phase.anchor for phase in self.plan.phases)
+        self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if anchored else {}
         self.keep()
         try:
             for number, phase in enumerate(self.plan.phases):
@@ -139,27 +164,28 @@ class _Run:
             self.backbone.requires_grad_(True).eval()
             self.head.requires_grad_(True).eval()
 
-    def _anchored(self) -> bool:
-        return any(phase.anchor for phase in self.plan.phases)
-
     def keep(self) -> None:
+        """Remember the weights as the best so far."""
         self.kept = copy.deepcopy(self.changing.state_dict())
 
     def restore(self) -> None:
+        """Put the best weights so far back in place."""
         self.changing.load_state_dict(self.kept)
 
-    def phase(self, number: int, phase: Phase, items: Sequence[Any], y: np.ndarray, validation: Any) -> Generator[Epoch, None, None]:
+    def phase(
+        self, number: int, phase: Phase, items: Sequence[Any], y: np.ndarray, validation: Labelled | None
+    ) -> Generator[Epoch, None, None]:
         learns = [rate > 0 and bool(group) for rate, group in zip(phase.lr, self.backbone.groups(), strict=True)]
         boundary = learns.index(True) if any(learns) else self.backbone.depth
-        views = self.augment and any(learns) and self.backbone.modality == "image"
+        views = self.augment and self.backbone.modality == "image"
         self.backbone.eval()
-        feed = _Feed(self.backbone, items, boundary, self.batch_size, views)
-        judged = _Feed(self.backbone, validation[0], boundary, self.batch_size, views=False) if validation else None
+        feed = _Feed(self.backbone, items, boundary, self.batch_size, views, self.progress)
+        judged = _Feed(self.backbone, validation[0], boundary, self.batch_size, False, self.progress) if validation else None
         target = _target(y, self.task)
-        if judged and self.best_score is None:
+        if judged and validation and self.best_score is None:
             self.best_score = self.score(judged, validation[1])
         optimiser = self.optimiser(phase, learns)
-        steps = phase.epochs * len(self.share(feed.batches(np.random.default_rng(0))))
+        steps = phase.epochs * len(self.share(feed.batches(np.random.default_rng([self.seed, number]))))
         warm = max(1, round(_WARM_UP * steps))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser,
@@ -173,10 +199,10 @@ class _Run:
                 yield Epoch(number, epoch, loss, None, time.perf_counter() - begun)
                 raise GraftError(
                     f"training {self.backbone.name}: the loss became {loss} in phase {number + 1}, epoch {epoch + 1}, "
-                    "expected a finite number. The best weights before it are kept. "
+                    "expected a finite number. The weights from before it are kept. "
                     f"The highest rate was {max(*phase.lr, phase.head_lr):g}: try a tenth of it."
                 )
-            score = self.score(judged, validation[1]) if judged else None
+            score = self.score(judged, validation[1]) if judged and validation else None
             if score is None or self.best_score is None or score > self.best_score:
                 self.best_score, waited = score, 0
                 self.keep()
@@ -220,14 +246,14 @@ class _Run:
                 total, done = total + value * len(batch), done + len(batch)
                 if self.progress:
                     self.progress(Step(f"training {self.backbone.name}", done, due))
-        # A last step can overflow the weights behind a loss that was still finite.
-        return total / done if all(tensor.isfinite().all() for tensor in self.changing.state_dict().values()) else math.nan
+        return total / done
 
     def share(self, batches: list[np.ndarray]) -> list[np.ndarray]:
         """The batches of one epoch: all of a shuffled pass, or its first ones."""
         return batches if self.items_per_epoch is None else batches[: max(1, round(self.items_per_epoch / self.batch_size))]
 
     def training_mode(self, phase: Phase, learns: list[bool]) -> None:
+        """What learns is in training mode and has gradients; what is frozen has neither."""
         self.backbone.set_trainable(learns)
         if self.plan.lora_rank:
             for stage, trained in zip(self.backbone.stages, learns, strict=True):
@@ -237,6 +263,7 @@ class _Run:
         self.head.requires_grad_(phase.head_lr > 0)
 
     def optimiser(self, phase: Phase, learns: list[bool]) -> torch.optim.Optimizer:
+        """AdamW with the phase's rates on what learns."""
         self.training_mode(phase, learns)
         rated = [(group, rate, phase.anchor == 0) for group, rate in zip(self.backbone.groups(), phase.lr, strict=True)]
         groups = []
@@ -246,7 +273,7 @@ class _Run:
             rest = [parameter for parameter in parameters if parameter.requires_grad and not (parameter.ndim > 1 and decays)]
             groups.append({"params": matrices, "lr": rate, "weight_decay": _WEIGHT_DECAY})
             groups.append({"params": rest, "lr": rate, "weight_decay": 0.0})
-        return torch.optim.AdamW([group for group in groups if group["params"]])
+        return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
 
     def pull(self, phase: Phase, learns: list[bool]) -> None:
         """Add the gradient of anchor / 2 * |w - w_start|^2."""
@@ -273,16 +300,18 @@ class _Run:
 class _Feed:
     """Items as states at the freeze boundary: the stages below it are run once for each item and their output is kept.
 
-    With every stage frozen that output is the features, and the disk cache has them. An image's state has one shape, so
-    states are kept item by item. A text's is padded to its batch, so they are kept batch by batch, and the batches stay
-    the same while a phase lasts. Where the states exceed KEEP_BYTES they are computed each time.
+    With every stage frozen that output is the features of the view that is judged, and the disk cache has them. An
+    image's state has one shape, so states are kept item by item. A text's is padded to its batch, so they are kept batch
+    by batch, and the batches stay the same while a phase lasts. Where the states exceed KEEP_BYTES they are computed each time.
     """
 
-    def __init__(self, backbone: Backbone, items: Sequence[Any], boundary: int, batch_size: int, views: bool) -> None:
+    def __init__(
+        self, backbone: Backbone, items: Sequence[Any], boundary: int, batch_size: int, views: bool, progress: Progress | None
+    ) -> None:
         self.backbone, self.items, self.boundary, self.batch_size, self.views = backbone, items, boundary, batch_size, views
         self.text = backbone.modality == "text"
         self.device = device_of(backbone)
-        self.features = torch.from_numpy(extract(backbone, items)) if boundary == backbone.depth else None
+        self.features = torch.from_numpy(extract(backbone, items, progress=progress)) if boundary == backbone.depth else None
         self.keeps = 0 < boundary < backbone.depth and not views
         self.same_batches = self.keeps and self.text
         self.composed: list[np.ndarray] | None = None
@@ -298,6 +327,7 @@ class _Feed:
         return [self.composed[place] for place in rng.permutation(len(self.composed))] if rng else self.composed
 
     def compose(self, rng: np.random.Generator | None) -> list[np.ndarray]:
+        """The items dealt out to batches, at random where rng is given."""
         n = len(self.items)
         order = rng.permutation(n).tolist() if rng else list(range(n))
         if self.text and self.features is None:
@@ -334,6 +364,7 @@ class _Feed:
         return _each(self.by_item, lambda tensor: tensor[batch].to(self.device))
 
     def keep(self, batch: np.ndarray, state: State) -> None:
+        """Remember the batch's state where there is room."""
         state = _each(state, lambda tensor: tensor.detach().cpu().clone())
         size = sum(tensor.nbytes for tensor in (state.values() if isinstance(state, dict) else [state]))
         if self.text:
@@ -366,7 +397,7 @@ def _outputs(backbone: Backbone, head: nn.Module) -> int:
         return head(torch.zeros(1, backbone.width, device=device_of(backbone))).shape[1]
 
 
-def _loss(task: Task, weight: torch.Tensor | None) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def _loss(task: Task, weight: torch.Tensor | None) -> Loss:
     if task == "classification":
         return lambda logits, target: functional.cross_entropy(logits, target, weight)
     if task == "multilabel":
@@ -395,7 +426,7 @@ def _check(
     y: np.ndarray,
     task: Task,
     classes: int,
-    validation: Any,
+    validation: Labelled | None,
     batch_size: int,
     class_weight: str | np.ndarray | None,
     patience: int | None,

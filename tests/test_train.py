@@ -16,7 +16,7 @@ from graft.errors import GraftError
 from graft.features import extract
 from graft.records import Epoch, Phase, Plan
 from graft.strategies import STRATEGIES, make_plan
-from graft.train import decode, predict_outputs, train
+from graft.train import decode, predict_outputs, tensorboard_writer, train
 
 RATE = 1e-2
 
@@ -78,8 +78,9 @@ def test_every_strategy_plays_repeats_itself_and_leaves_the_backbone_whole(kind,
     assert not events or events[-1].loss < events[0].loss
 
 
-def test_another_seed_gives_other_numbers():
-    assert numbers(play("text", "full", seed=0)[0]) != numbers(play("text", "full", seed=1)[0])
+@pytest.mark.parametrize("strategy", ["full", "partial"])
+def test_another_seed_gives_other_numbers(strategy):
+    assert numbers(play("text", strategy, seed=0)[0]) != numbers(play("text", strategy, seed=1)[0])
 
 
 def test_the_global_random_state_is_left_alone():
@@ -255,9 +256,10 @@ def test_patience_ends_a_phase_and_the_next_one_begins():
     ]
 
 
-def test_the_default_score_is_the_negative_loss_of_what_the_model_says():
-    validation = make_data("image", 12, seed=1)
-    events, backbone, head = play("image", "full", validation=validation)
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_the_default_score_is_the_negative_loss_of_what_the_model_says(kind):
+    validation = make_data(kind, 12, seed=1)
+    events, backbone, head = play(kind, "full", validation=validation)
     outputs = predict_outputs(backbone, head, validation[0], "classification")
     assert -np.log(outputs[np.arange(12), validation[1]]).mean() == pytest.approx(-max(event.score for event in events), abs=1e-5)
 
@@ -322,7 +324,8 @@ def test_images_are_seen_in_random_views_only_where_a_group_learns(augment, view
 
 
 def test_a_last_batch_of_one_item_does_not_stop_batch_normalisation():
-    events, *_ = play("image", "full", data=make_data("image", 33), batch_size=16)
+    head = nn.Sequential(nn.BatchNorm1d(32), make_head())
+    events, *_ = play("image", "full", head=head, data=make_data("image", 33), batch_size=16)
     assert len(events) == 4
 
 
@@ -330,7 +333,7 @@ def test_a_last_batch_of_one_item_does_not_stop_batch_normalisation():
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_every_item_is_in_exactly_one_batch(kind, batch_size):
     for boundary in (0, 2, 4):
-        feed = room._Feed(load(kind), make_data(kind, 10)[0], boundary, batch_size, views=False)
+        feed = room._Feed(load(kind), make_data(kind, 10)[0], boundary, batch_size, views=False, progress=None)
         for rng in (None, np.random.default_rng(0), np.random.default_rng(1)):
             assert sorted(np.concatenate(feed.batches(rng))) == list(range(10))
 
@@ -427,3 +430,14 @@ def test_a_plan_for_another_depth_is_refused_before_anything_is_trained():
     with pytest.raises(GraftError, match="train tiny:text, phase 1: 3 rates, expected 4"):
         train(backbone, head, make_plan("full", 3, 4, RATE), *make_data("text"), task="classification")
     assert_same(weights(backbone, head), before)
+
+
+def test_tensorboard_shows_what_the_loop_yields(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    write = tensorboard_writer(tmp_path)
+    events, *_ = play("text", "full", validation=make_data("text", 9))
+    for event in events:
+        write(event)
+    read = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [scalar.value for scalar in read.Scalars("loss")] == pytest.approx([event.loss for event in events], rel=1e-6)
+    assert [scalar.step for scalar in read.Scalars("validation score")] == [1, 2, 3, 4]
