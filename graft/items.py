@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +14,22 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from graft.errors import GraftError
+
+# What Pillow and zipfile raise, besides OSError, on bytes that are no whole image: found by feeding them damaged files.
+_DAMAGE = (
+    Image.DecompressionBombError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -57,15 +75,27 @@ def open_image(item: Any, at_least_px: int | None = None) -> Image.Image:
             )
         image = Image.fromarray(item)
     else:
-        image = Image.open(io.BytesIO(read_bytes(item)))
-        if at_least_px is not None and image.format == "JPEG":
-            image.draft("RGB", (at_least_px, at_least_px))
-    image = ImageOps.exif_transpose(image)
+        image = _decode(item, at_least_px)
+    if image.mode.startswith("I;16"):
+        # Pillow clips at 255 here, which turns a 16-bit image white; the upper byte is what a viewer shows.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("P", "LA", "PA", "RGBA"):
         # Transparent parts are shown on white, as a viewer shows them; a plain convert would show hidden colours.
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
+
+
+def _decode(item: Any, at_least_px: int | None) -> Image.Image:
+    """The image in encoded bytes, all of it read, upright. Raises OSError whatever is wrong with the bytes."""
+    try:
+        image = Image.open(io.BytesIO(read_bytes(item)))
+        if at_least_px is not None and image.format == "JPEG":
+            image.draft("RGB", (at_least_px, at_least_px))
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except _DAMAGE as error:
+        raise OSError(f"no whole image: {error}") from error
 
 
 def content_key(item: Any, modality: str) -> bytes:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from graft.data.dataset import ArrowValues, Column, Mapped, Rows
+from graft.data.dataset import ArrowValues, Column, Mapped, Rows, is_missing
 from graft.data.folders import SPLIT_NAMES, is_image_name, some
 from graft.data.tables import Table, holds_images
 from graft.errors import GraftError, near_miss
@@ -181,7 +181,7 @@ def holds_image_items(values: Sequence[Any]) -> bool:
     if not _is_string(kind):
         return False
     paths = _first_values(values)
-    return len(paths) > 0 and np.mean([is_image_name(path) and "\n" not in path for path in paths]) >= 0.8
+    return len(paths) > 0 and sum(is_image_name(path) and "\n" not in path for path in paths) >= 0.8 * len(paths)
 
 
 def _opens(data: bytes) -> bool:
@@ -260,7 +260,7 @@ def table_column(values: Sequence[Any], where: str) -> Column:
 
 
 def _as_text(value: Any) -> str:
-    return "" if value is None or value != value else str(value)
+    return "" if is_missing(value) else str(value)
 
 
 def _join_texts(texts: tuple[str, ...]) -> str:

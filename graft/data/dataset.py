@@ -14,6 +14,11 @@ from scipy.sparse.csgraph import connected_components
 from graft.records import Finding, Task
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: None, NaN, pandas' NA. An empty text is not missing."""
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
+
+
 class Lazy(Sequence[Any]):
     """A sequence whose values are made when asked for; a slice of it is lazy too."""
 
@@ -31,18 +36,17 @@ class Lazy(Sequence[Any]):
 
 
 class View(Lazy):
-    """Some values of another sequence, in the order of index. A view of a view looks straight at the first."""
+    """Some values of another sequence, in the order of places. A view of a view looks straight at the first."""
 
-    def __init__(self, values: Sequence[Any], index: np.ndarray) -> None:
-        if isinstance(values, View):
-            values, index = values.values, values.index[index]
-        self.values, self.index = values, np.asarray(index)
+    def __init__(self, values: Sequence[Any], places: np.ndarray) -> None:
+        self.values: Sequence[Any] = values.values if isinstance(values, View) else values
+        self.places: np.ndarray = values.places[places] if isinstance(values, View) else np.asarray(places)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.places)
 
     def one(self, i: int) -> Any:
-        return self.values[int(self.index[i])]
+        return self.values[int(self.places[i])]
 
 
 class ArrowValues(Lazy):
@@ -74,7 +78,7 @@ class Mapped(Lazy):
 class Rows(Lazy):
     """Rows of several columns: function(tuple of one value a column)."""
 
-    def __init__(self, function: Callable[[tuple[Any, ...]], Any], columns: Sequence[Sequence[Any]]) -> None:
+    def __init__(self, function: Callable[[tuple[Any, ...]], Any], columns: Sequence[Sequence[Any] | np.ndarray]) -> None:
         self.function, self.columns = function, tuple(columns)
 
     def __len__(self) -> int:
@@ -92,7 +96,7 @@ class Column:
     """
 
     kind: str
-    values: Sequence[Any]
+    values: Sequence[Any] | np.ndarray
     categories: tuple[str, ...] = ()
 
 
@@ -135,7 +139,8 @@ class Dataset:
     def items(self) -> Sequence[Any]:
         """What a backbone's `prepare` takes: images, texts, or table rows as texts ("age: 39; work: private")."""
         if self.modality != "table":
-            return next(column.values for column in self.columns.values() if column.kind == self.modality)
+            values = next(column.values for column in self.columns.values() if column.kind == self.modality)
+            return values if isinstance(values, Sequence) else View(list(values), np.arange(len(values)))
         return Rows(_RowText(tuple(self.columns)), [column.values for column in self.columns.values()])
 
     def table(self) -> pd.DataFrame:
@@ -158,10 +163,10 @@ class Dataset:
         def pick(array: np.ndarray | None) -> np.ndarray | None:
             return None if array is None else array[index]
 
-        columns = {
-            name: replace(column, values=pick(column.values) if isinstance(column.values, np.ndarray) else View(column.values, index))
-            for name, column in self.columns.items()
-        }
+        def view(values: Sequence[Any] | np.ndarray) -> Sequence[Any] | np.ndarray:
+            return values[index] if isinstance(values, np.ndarray) else View(values, index)
+
+        columns = {name: replace(column, values=view(column.values)) for name, column in self.columns.items()}
         return replace(
             self,
             columns=columns,
@@ -199,10 +204,6 @@ class _RowText:
         cells = (
             (name, f"{value:g}" if isinstance(value, float) else str(value))
             for name, value in zip(self.names, row, strict=True)
-            if _known(value)
+            if not is_missing(value)
         )
         return "; ".join(f"{name}: {value}" for name, value in cells)
-
-
-def _known(value: Any) -> bool:
-    return value is not None and value == value  # NaN is the one value that differs from itself

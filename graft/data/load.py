@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from PIL import Image
 
 from graft.data.columns import GROUP_HINTS, Roles, choose_roles, holds_image_items, input_columns
-from graft.data.dataset import ArrowValues, Column, Dataset, Mapped, View
+from graft.data.dataset import ArrowValues, Column, Dataset, Mapped, View, is_missing
 from graft.data.folders import SPLIT_NAMES, ImageFolder, is_image_name, list_images, read_folder, some
 from graft.data.tables import TABLE_ENDINGS, Table, as_column, is_huggingface, read_table, read_table_folder, row_names, split_of
 from graft.data.target import encode_target
 from graft.errors import GraftError, near_miss
 from graft.records import TASKS, Finding, Task
+
+ROW_NUMBER_NAMES = ("id", "index", "column 1", "unnamed: 0")
 
 
 def load(
@@ -205,10 +206,18 @@ def _ids(table: Table, roles: Roles) -> Sequence[str]:
     """Image paths where they name the items, else rows."""
     if roles.image:
         values = table.columns[roles.image]
-        if isinstance(values, ArrowValues) and pa.types.is_string(values.array.type) and not values.array.null_count:
-            if len(values.array.unique()) == len(values):
-                return values
+        named = isinstance(values, ArrowValues) and pa.types.is_string(values.array.type) and not values.array.null_count
+        if named and _all_differ(values):
+            return values
     return table.ids
+
+
+def _all_differ(values: Sequence[Any]) -> bool:
+    return isinstance(values, ArrowValues) and len(values.array.unique()) == len(values)
+
+
+def _empty(value: Any) -> bool:
+    return is_missing(value) or value == ""
 
 
 def _from_table(table: Table, roles: Roles, task: Task | None) -> Dataset:
@@ -247,12 +256,7 @@ def _leave_out_row_numbers(table: Table, roles: Roles) -> None:
     """A column that only counts or names the rows says nothing of the label, but lets a model learn rows by heart."""
     useless = []
     for name in roles.rest:
-        values = table.columns[name]
-        if (
-            name.strip().lower() in ("id", "index", "column 1", "unnamed: 0", "")
-            and isinstance(values, ArrowValues)
-            and len(values.array.unique()) == len(values)
-        ):
+        if name.strip().lower() in ROW_NUMBER_NAMES and _all_differ(table.columns[name]):
             useless.append(name)
     roles.rest = [name for name in roles.rest if name not in useless]
     if useless:
@@ -274,7 +278,7 @@ def _read_splits(table: Table, name: str) -> np.ndarray:
 
 def _read_groups(table: Table, name: str, ids: Sequence[str]) -> np.ndarray:
     values = list(table.columns[name])
-    missing = [ids[i] for i, value in enumerate(values) if value is None or value != value or value == ""]
+    missing = [ids[i] for i, value in enumerate(values) if _empty(value)]
     if missing:
         raise GraftError(
             f"{table.where}, column {name!r}: {len(missing)} rows have no group, first {some(missing)}. Expected one for each row: fill it in."
@@ -286,7 +290,7 @@ def _leave_out_unlabelled_test(dataset: Dataset, labels: list[Any], where: str) 
     """A split published without labels (all of them missing) cannot be judged on, so it is left out and told."""
     if dataset.split is None:
         return dataset, labels
-    missing = np.array([value is None or value != value or value == "" for value in labels])
+    missing = np.array([_empty(value) for value in labels])
     hollow = [name for name in ("validation", "test") if np.any(dataset.split == name) and missing[dataset.split == name].all()]
     if not hollow:
         return dataset, labels

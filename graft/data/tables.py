@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from PIL import Image
 
-from graft.data.dataset import ArrowValues, Lazy, Mapped, View
+from graft.data.dataset import ArrowValues, Lazy, Mapped, View, is_missing
 from graft.data.folders import SPLIT_NAMES, some
 from graft.errors import GraftError
 from graft.records import Finding
@@ -161,14 +161,14 @@ def _from_parquet(path: Path) -> Table:
         if path.stat().st_size <= SPOOL_BYTES:
             return _from_arrow(pa.parquet.read_table(path), str(path), path.parent)
         file = pa.parquet.ParquetFile(path)
-        return _from_arrow(_spool(path, file.schema_arrow, file.iter_batches(batch_size=ROWS_AT_ONCE)), str(path), path.parent)
+        return _from_arrow(_spool(path, "", file.schema_arrow, file.iter_batches(batch_size=ROWS_AT_ONCE), []), str(path), path.parent)
     except pa.ArrowException as error:
         raise GraftError(f"{path}: cannot be read as Parquet ({_first_line(error)}). Write or copy it again.") from error
 
 
 def _from_arrow(table: pa.Table, where: str, folder: Path | None = None) -> Table:
     """Categorical and date columns become text; the names of ClassLabel columns come from Hugging Face's metadata."""
-    columns = {}
+    columns: dict[str, Sequence[Any]] = {}
     for name in table.column_names:
         if name == "__index_level_0__":  # pandas' index, written beside the data
             continue
@@ -197,12 +197,12 @@ def _from_json(path: Path) -> Table:
     else:
         # Row numbers of a large file are not kept: they are wrong only after a broken line, which is then listed.
         numbered = []
-        batches = (_columns_of_rows(list(batch)) for batch in itertools.batched((row for _, row in rows), ROWS_AT_ONCE))
+        batches = (_columns_of_rows(batch) for batch in iter(lambda: list(itertools.islice((row for _, row in rows), ROWS_AT_ONCE)), []))
         first = next(batches, None)
         if first is None:
             raise GraftError(f"{path}: has no rows, expected at least one item.")
         later = (_fit(batch, first.schema, path) for batch in batches)
-        table = _spool(path, first.schema, (part for batch in itertools.chain([first], later) for part in batch.to_batches()))
+        table = _spool(path, "", first.schema, (part for batch in itertools.chain([first], later) for part in batch.to_batches()), bad)
     ids: Sequence[str] = [f"row {number}" for number, _ in numbered] if bad and numbered else row_names(len(table))
     result = _from_arrow(table, str(path), path.parent)
     result.ids = ids
@@ -278,7 +278,7 @@ def _from_csv(path: Path) -> Table:
         head = file.readline()
     separator = max("\t,;|", key=lambda mark: (head.count(mark), mark == ","))
     # Tab-separated files are mostly written without quoting: a lone " is then part of the text.
-    attempts = ['"'] if separator != "\t" else [False, '"']
+    attempts: list[str | bool] = ['"'] if separator != "\t" else [False, '"']
     tries = [_read_csv(path, encoding, separator, quote) for quote in attempts]
     table, bad = min(tries, key=lambda result: len(result[1]))
     if separator == "\t" and table is tries[0][0]:
@@ -352,7 +352,7 @@ def _read_csv(path: Path, encoding: str, separator: str, quote: str | bool) -> t
             pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
         )
         if path.stat().st_size > SPOOL_BYTES:
-            return _spool(path, stream.schema, stream), bad
+            return _spool(path, f"{encoding} {separator} {quote}", stream.schema, stream, bad), bad
         return pa.Table.from_batches(list(stream), stream.schema), bad
     except pa.ArrowException as error:
         raise GraftError(f"{path}: cannot be read as a table separated by {separator!r} ({_first_line(error)}).") from error
@@ -363,19 +363,27 @@ def _unquoted(array: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.match_substring_regex(array, r'(?s)^".*"$'), inner, array)
 
 
-def _spool(path: Path, schema: pa.Schema, batches: Any) -> pa.Table:
-    """The batches as a memory-mapped Arrow file in the cache folder; written once for each state of the file at path."""
+def _spool(path: Path, how: str, schema: pa.Schema, batches: Iterable[Any], bad: list[int]) -> pa.Table:
+    """The batches as a memory-mapped Arrow file in the cache folder, written once for each state of the file at path.
+
+    how: what else the content depends on. bad: the rows that reading left out; filled again when nothing is read.
+    """
     stat = path.stat()
-    key = hashlib.blake2b(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{schema}".encode(), digest_size=16).hexdigest()
-    folder = Path(os.environ.get("GRAFT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graft") / "tables"
-    target = folder / f"{key}.arrow"
-    # Invalid rows are met while reading, so a file is only taken from the cache when nothing was left out of it.
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
-        with pa.ipc.new_file(part, schema) as writer:
-            for batch in batches:
-                writer.write(batch)
-    os.replace(part.name, target)
+    key = hashlib.blake2b(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{how}".encode(), digest_size=16).hexdigest()
+    cache = os.environ.get("GRAFT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graft"
+    target, left_out = Path(cache) / "tables" / f"{key}.arrow", Path(cache) / "tables" / f"{key}.json"
+    if target.exists():
+        bad[:] = json.loads(left_out.read_text())
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            with pa.ipc.new_file(Path(folder) / "rows", schema) as writer:
+                for batch in batches:
+                    writer.write(batch)
+            (Path(folder) / "bad").write_text(json.dumps(bad))
+            # The rows come last: they are looked for first.
+            os.replace(Path(folder) / "bad", left_out)
+            os.replace(Path(folder) / "rows", target)
     return pa.ipc.open_file(pa.memory_map(str(target))).read_all()
 
 
@@ -387,17 +395,13 @@ def _arrow(values: list[Any]) -> pa.ChunkedArray:
     try:
         array = pa.array(values, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        array = pa.array([None if _missing(value) else value if isinstance(value, str) else str(value) for value in values], pa.string())
+        array = pa.array([None if is_missing(value) else value if isinstance(value, str) else str(value) for value in values], pa.string())
     return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (pd.api.types.is_scalar(value) and pd.isna(value))
 
 
 def holds_images(values: Sequence[Any]) -> bool:
     """Whether the first value that is there is a decoded image: a PIL image or an array of at least two dimensions."""
-    first = next((value for value in values if not _missing(value)), None)
+    first = next((value for value in values if not is_missing(value)), None)
     return isinstance(first, Image.Image) or (isinstance(first, np.ndarray) and first.ndim > 1)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.data.dataset import is_missing
 from graft.data.folders import some
 from graft.errors import GraftError
 from graft.records import Task
@@ -66,9 +67,7 @@ def _plain(value: Any) -> Any:
             except (ValueError, SyntaxError):
                 return value
         return value
-    if value is None or value != value:
-        return None
-    return value
+    return None if is_missing(value) else value
 
 
 def _numbers(cells: list[Any]) -> np.ndarray | None:
@@ -120,7 +119,7 @@ def _regression(cells: list[Any], numbers: np.ndarray | None, where: str, names:
         raise GraftError(
             f"{where}: {len(wrong)} labels are no numbers ({some(wrong, 3)}), expected numbers for regression. Or pass task='classification'."
         )
-    infinite = [names[i] for i in np.flatnonzero(~np.isfinite(numbers))]
+    infinite = [names[int(i)] for i in np.flatnonzero(~np.isfinite(numbers))]
     if infinite:
         raise GraftError(
             f"{where}: {len(infinite)} labels are infinite, first {some(infinite)}. Expected finite numbers: correct them, or take these items out."

@@ -1,0 +1,80 @@
+"""Opening one image: whatever is wrong with the bytes is an OSError, and colours are what a viewer shows."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graft.errors import GraftError
+from graft.items import ZipEntry, content_key, open_image
+
+
+def picture(seed=0, size=(64, 48)):
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    return coarse.resize(size, Image.Resampling.BICUBIC)
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM"])
+def test_damaged_bytes_raise_nothing_but_oserror(kind):
+    rng = np.random.default_rng(0)
+    whole = encoded(picture(), kind)
+    failures = 0
+    for _ in range(60):
+        damaged = bytearray(whole[: rng.integers(1, len(whole))])
+        for place in rng.integers(0, min(len(damaged), 120), 3):
+            damaged[place] = rng.integers(0, 256)
+        try:
+            open_image(bytes(damaged), at_least_px=32)
+        except OSError:
+            failures += 1
+    assert failures > 20
+
+
+@pytest.mark.parametrize("at_least_px", [None, 32])
+def test_a_truncated_jpeg_is_noticed_at_reduced_size_too(at_least_px):
+    whole = encoded(picture(size=(800, 600)), "JPEG")
+    assert open_image(whole, at_least_px).mode == "RGB"
+    with pytest.raises(OSError, match="truncated"):
+        open_image(whole[: len(whole) * 2 // 3], at_least_px)
+
+
+def test_a_sixteen_bit_image_keeps_its_greys():
+    ramp = (np.arange(16, dtype=np.uint16) * 4096).reshape(4, 4)
+    seen = np.asarray(open_image(encoded(Image.fromarray(ramp))))[..., 0]
+    assert np.array_equal(seen, ramp >> 8)
+
+
+def test_transparent_pixels_are_shown_on_white():
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert np.asarray(open_image(encoded(clear))).min() == 255
+
+
+def test_a_photo_is_turned_upright_by_its_exif_tag():
+    image = picture(size=(60, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert open_image(encoded(image, "JPEG", exif=exif)).size == (40, 60)
+
+
+def test_a_float_array_is_refused_with_its_shape_and_type():
+    with pytest.raises(GraftError, match=r"shape \(4, 4, 3\) and type float64"):
+        open_image(np.zeros((4, 4, 3)))
+
+
+def test_the_same_content_has_one_key_wherever_it_lies(tmp_path):
+    data = encoded(picture())
+    (tmp_path / "a.png").write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("x/b.png", data)
+    places = [data, str(tmp_path / "a.png"), ZipEntry(str(tmp_path / "b.zip"), "x/b.png"), {"bytes": data, "path": None}]
+    assert len({content_key(place, "image") for place in places}) == 1
+    assert content_key("a", "text") != content_key("b", "text")
