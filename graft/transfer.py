@@ -98,7 +98,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         """`fit` for what is already a Dataset's: items, and labels encoded as `encode` gives them.
 
         validation: (items, target) for early stopping; without it a fifth of the items, at most 1000, is held out where the plan trains.
-        metric: name of the metric that the head is chosen by and early stopping watches. items_per_epoch: see `train`.
+        metric: name of the metric that early stopping watches. items_per_epoch: see `train`.
         """
         backbone = self._load_backbone()
         self.task_, self.classes_ = task, np.asarray(classes, dtype=None if len(classes) else str)
@@ -127,7 +127,6 @@ class Transfer(ClassifierMixin, BaseEstimator):
                 class_weight=self.class_weight,
                 seed=self.random_state,
                 blocks=blocks,
-                metric=metric,
             )
         if phases:
             backbone = copy.deepcopy(backbone)

@@ -116,9 +116,9 @@ class Material:
         for name in self.names:
             begun = time.perf_counter()
             features = self.features(name)[index]
-            settings = self._head_settings(index)
-            settings.pop("blocks")
-            outputs = cross_validate(features, self.target[index], self.task, self.inner_folds(index), **settings)
+            outputs = cross_validate(
+                features, self.target[index], self.task, self.inner_folds(index), **self._head_settings(index)
+            )
             score = interval_over_items(self.metric, self.target[index], outputs, self.seed)
             spent = len(index) / self.speeds[name] + time.perf_counter() - begun
             rows.append({"backbone": name, "score": score.value, "interval": score.interval, "seconds": spent, "cost": self.speeds[name]})
@@ -149,12 +149,7 @@ class Material:
         return Choice(best, rows)
 
     def _head_settings(self, index: np.ndarray) -> dict[str, Any]:
-        return {
-            "n_classes": len(self.dataset.classes) or None,
-            "seed": self.seed,
-            "metric": self.metric,
-            "blocks": self.blocks_of(index),
-        }
+        return {"n_classes": len(self.dataset.classes) or None, "seed": self.seed, "blocks": self.blocks_of(index)}
 
 
 @dataclass(frozen=True)
