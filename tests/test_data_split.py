@@ -108,7 +108,7 @@ def test_a_holdout_keeps_blocks_on_one_side():
 def test_an_impossible_share_is_refused():
     with pytest.raises(GraftError, match=r"got share=1\.5"):
         holdout(classes(), "classification", 1.5, seed=0)
-    with pytest.raises(GraftError, match="cannot hold out 0.2 of 4 items"):
+    with pytest.raises(GraftError, match=r"cannot hold out 0.2 of 4 items"):
         holdout(np.array([0, 0, 1, 1]), "classification", 0.2, seed=0, blocks=np.zeros(4, dtype=int))
 
 

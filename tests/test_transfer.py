@@ -118,7 +118,9 @@ def test_a_plan_and_a_function_are_taken_where_a_name_is():
     for strategy in (only_the_first, only_the_first(4, 2, 1e-3)):
         model = Transfer("tiny:text", strategy, epochs=2).fit(X, y)
         before, after = tiny("text").groups(), model.backbone_.groups()
-        moved = [any(not np.allclose(a.detach(), b.detach()) for a, b in zip(*pair, strict=True)) for pair in zip(before, after, strict=True)]
+        moved = [
+            any(not np.allclose(a.detach(), b.detach()) for a, b in zip(*pair, strict=True)) for pair in zip(before, after, strict=True)
+        ]
         assert moved == [True, False, False, False]
 
 

@@ -18,6 +18,7 @@ from graft.records import Finding, Step
 AT_ONCE = 512  # images decoded between two reports of progress
 IMBALANCE = 10.0  # largest class against smallest
 MAJORITY = 0.7
+KEPT_TOGETHER = "splits that graft draws keep them on one side"
 ENOUGH_PX = 64  # a JPEG is decoded at no more than it takes to compare it; all of its bytes are still read
 
 
@@ -140,18 +141,16 @@ def _copies(dataset: Dataset, same: np.ndarray) -> Iterable[Finding]:
     exact = len(same) - len(np.unique(same))
     if exact:
         names = _examples(dataset, same)
-        message = f"{_count(exact, 'item')} {_is(exact)} an exact copy of another, such as {some(names, 3)}; copies stay on one side of every split"
+        message = f"{_count(exact, 'item')} {_is(exact)} an exact copy of another, such as {some(names, 3)}; {KEPT_TOGETHER}"
         yield Finding("duplicates", "note", message, tuple(names))
     # Of the items that differ, those that are near to another one.
-    first = np.unique(same, return_index=True)[1]
+    first = np.sort(np.unique(same, return_index=True)[1])
     near = len(first) - len(np.unique(dataset.cluster))
     if near:
         part = dataset.take(first)
         assert part.cluster is not None
         names = _examples(part, part.cluster)
-        message = (
-            f"{_count(near, 'item')} {_is(near)} nearly the same as another, such as {some(names, 3)}; they stay on one side of every split"
-        )
+        message = f"{_count(near, 'item')} {_is(near)} nearly the same as another, such as {some(names, 3)}; {KEPT_TOGETHER}"
         yield Finding("near-duplicates", "note", message, tuple(names))
     largest = int(np.bincount(dataset.cluster).max())
     if largest > max(2, 0.1 * len(dataset)):
@@ -178,7 +177,8 @@ def _leaks(dataset: Dataset, same: np.ndarray) -> Iterable[Finding]:
             twin = {number: i for i, number in reversed(list(zip(train, dataset.cluster[train], strict=True)))}
             told = [f"{dataset.ids[i]} = {dataset.ids[twin[dataset.cluster[i]]]}" for i in leaked]
             message = (
-                f"leak: {len(leaked)} of {len(members)} {held_out} items are in train too ({exact} exact, {len(leaked) - exact} near copies), "
+                f"leak: {len(leaked)} of {len(members)} {held_out} items are in train too "
+                f"({exact} exact, {len(leaked) - exact} near copies), "
                 f"which flatters every score on them: {some(told, 3)}"
             )
             yield Finding("leak", "warning", message, tuple(told))

@@ -102,7 +102,8 @@ def choose_roles(
     if labelled and roles.label is None:
         header = " If the first row is no header, add one." if table.where.lower().endswith((".csv", ".tsv")) else ""
         raise GraftError(
-            f"{table.where}: found no label among the columns {some(list(table.columns), 20)}, expected one named {', '.join(LABEL_NAMES[:6])} or the like. "
+            f"{table.where}: found no label among the columns {some(list(table.columns), 20)}, "
+            f"expected one named {', '.join(LABEL_NAMES[:6])} or the like. "
             f"Name it with label=... (--label).{header}"
         )
     roles.rest = free()
@@ -282,7 +283,8 @@ def _image_items(table: Table, name: str) -> Sequence[Any]:
     if not any(there):
         tried = " nor ".join(str(folder / paths[0]) for folder in folders) if paths else "no path at all"
         raise GraftError(
-            f"{table.where}, column {name!r}: none of the first {len(paths)} paths is a file: not {tried}. Expected paths relative to the table's folder."
+            f"{table.where}, column {name!r}: none of the first {len(paths)} paths is a file: not {tried}. "
+            f"Expected paths relative to the table's folder."
         )
     return Mapped(partial(_resolve, str(folders[int(np.argmax(there))])), values)
 

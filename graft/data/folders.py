@@ -139,7 +139,8 @@ def _refuse_slips(path: Path, parts: list[tuple[str, ...]], tops: list[str]) -> 
     inner_splits = all(name.lower() in SPLIT_NAMES for name in shared)
     if len(shared) > 1 and not inner_splits and all(names == shared for names in below.values()):
         raise GraftError(
-            f"{path}: got folders ({some(tops)}) that each hold the same folders ({some(shared)}): splits or sources, where classes were expected. "
+            f"{path}: got folders ({some(tops)}) that each hold the same folders ({some(shared)}): "
+            f"splits or sources, where classes were expected. "
             f"{_inside(path, tops[0])} Splits are recognised by the names train, val and test."
         )
 
@@ -198,9 +199,12 @@ def _names_in_zip(path: Path) -> list[str]:
 def _common_top(names: list[str]) -> str:
     """The folders that all paths share ("a/b/"), leaving one folder, the class, above each image."""
     folders = [name.split("/")[:-1] for name in names]
-    shared = os.path.commonprefix(folders)
-    spare = min(len(folder) for folder in folders) - len(shared)
-    shared = shared if spare > 0 else shared[:-1]
+    shared: list[str] = []
+    # The last folder of a path is its class, and never shared away.
+    for level in zip(*(folder[:-1] for folder in folders), strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
     # A lone "train" at the top is a split, not a wrapper.
     while shared and shared[-1].lower() in SPLIT_NAMES:
         shared = shared[:-1]

@@ -84,7 +84,8 @@ def load_unlabelled(
         if missing:
             close = "".join(near_miss(name, table.columns) for name in missing[:1])
             raise GraftError(
-                f"{table.where}: lacks columns that the model was trained on: {some(missing, 20)}. It has {some(list(table.columns), 20)}.{close}"
+                f"{table.where}: lacks columns that the model was trained on: {some(missing, 20)}. "
+                f"It has {some(list(table.columns), 20)}.{close}"
             )
         dataset = _inputs(table, Roles(rest=wanted))
         if isinstance(columns, Mapping):
@@ -93,7 +94,8 @@ def load_unlabelled(
     roles = choose_roles(table, text=text, image=image, labelled=False, modality=modality)
     if modality is not None and not (roles.image if modality == "image" else roles.text):
         raise GraftError(
-            f"{table.where}: found no {modality} among the columns {some(list(table.columns), 20)}. Name it with {modality}=... (--{modality})."
+            f"{table.where}: found no {modality} among the columns {some(list(table.columns), 20)}. "
+            f"Name it with {modality}=... (--{modality})."
         )
     return replace(_inputs(table, roles), name=_name(source))
 
@@ -141,7 +143,8 @@ def _split_tables(folder: Path) -> list[str]:
         if "train" in {split_of(name) for name in named}:
             return named
         raise GraftError(
-            f"{folder}: is a folder of tables ({some(tables)}), expected one table or files named train, val, test. Did you mean {folder}/{tables[0]!r}?"
+            f"{folder}: is a folder of tables ({some(tables)}), "
+            f"expected one table or files named train, val, test. Did you mean {folder}/{tables[0]!r}?"
         )
     return []
 
@@ -270,7 +273,8 @@ def _read_splits(table: Table, name: str) -> np.ndarray:
     unknown = sorted({value for value in values if value.strip().lower() not in SPLIT_NAMES})
     if unknown:
         raise GraftError(
-            f"{table.where}, column {name!r}: has values {some([repr(value) for value in unknown])}, expected train, val (valid, validation, dev) "
+            f"{table.where}, column {name!r}: has values {some([repr(value) for value in unknown])}, "
+            f"expected train, val (valid, validation, dev) "
             f"and test.{near_miss(unknown[0], SPLIT_NAMES)}"
         )
     return np.array([SPLIT_NAMES[value.strip().lower()] for value in values])
@@ -281,7 +285,8 @@ def _read_groups(table: Table, name: str, ids: Sequence[str]) -> np.ndarray:
     missing = [ids[i] for i, value in enumerate(values) if _empty(value)]
     if missing:
         raise GraftError(
-            f"{table.where}, column {name!r}: {len(missing)} rows have no group, first {some(missing)}. Expected one for each row: fill it in."
+            f"{table.where}, column {name!r}: {len(missing)} rows have no group, first {some(missing)}. "
+            f"Expected one for each row: fill it in."
         )
     return np.array([str(value) for value in values])
 
@@ -306,7 +311,7 @@ def _settle_splits(dataset: Dataset) -> Dataset:
         return dataset
     names, counts = np.unique(dataset.split, return_counts=True)
     if len(names) == 1:
-        return replace(dataset, split=None, notes=(*dataset.notes, f"split: everything is {names[0]!r}, so there is none"))
+        return replace(dataset, split=None, notes=(*dataset.notes, f"split: everything is '{names[0]}', so there is none"))
     if "train" not in names:
         raise GraftError(f"{dataset.name}: its splits are {', '.join(names)}, expected train among them.")
     sizes = ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))

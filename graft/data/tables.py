@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +27,7 @@ from PIL import Image
 from graft.data.dataset import ArrowValues, Lazy, Mapped, View, is_missing
 from graft.data.folders import SPLIT_NAMES, some
 from graft.errors import GraftError
+from graft.files import replacing
 from graft.records import Finding
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
@@ -376,14 +376,12 @@ def _spool(path: Path, how: str, schema: pa.Schema, batches: Iterable[Any], bad:
         bad[:] = json.loads(left_out.read_text())
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            with pa.ipc.new_file(Path(folder) / "rows", schema) as writer:
-                for batch in batches:
-                    writer.write(batch)
-            (Path(folder) / "bad").write_text(json.dumps(bad))
-            # The rows come last: they are looked for first.
-            os.replace(Path(folder) / "bad", left_out)
-            os.replace(Path(folder) / "rows", target)
+        with replacing(target, "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            for batch in batches:
+                writer.write(batch)
+            # The rows take their name last: they are looked for first.
+            with replacing(left_out) as note:
+                note.write(json.dumps(bad))
     return pa.ipc.open_file(pa.memory_map(str(target))).read_all()
 
 

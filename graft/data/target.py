@@ -117,12 +117,14 @@ def _regression(cells: list[Any], numbers: np.ndarray | None, where: str, names:
     if numbers is None:
         wrong = [f"{value!r} at {names[i]}" for i, value in enumerate(cells) if isinstance(value, (bool, list)) or not _is_number(value)]
         raise GraftError(
-            f"{where}: {len(wrong)} labels are no numbers ({some(wrong, 3)}), expected numbers for regression. Or pass task='classification'."
+            f"{where}: {len(wrong)} labels are no numbers ({some(wrong, 3)}), "
+            f"expected numbers for regression. Or pass task='classification'."
         )
     infinite = [names[int(i)] for i in np.flatnonzero(~np.isfinite(numbers))]
     if infinite:
         raise GraftError(
-            f"{where}: {len(infinite)} labels are infinite, first {some(infinite)}. Expected finite numbers: correct them, or take these items out."
+            f"{where}: {len(infinite)} labels are infinite, first {some(infinite)}. "
+            f"Expected finite numbers: correct them, or take these items out."
         )
     if len(np.unique(numbers)) < 2:
         raise GraftError(f"{where}: every label is {numbers[0]:g}, expected numbers that differ: there is nothing to learn.")
