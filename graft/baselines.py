@@ -169,7 +169,7 @@ def _table_model(task: Task, strength: float, seed: int, class_weight: str | Non
 
 
 class _OneVsRest:
-    """One binary model a class or label. Where all training items agree there is nothing to learn: their share is given, held off 0 and 1."""
+    """One binary model a class or label. Where all training items agree it gives their share, held off 0 and 1."""
 
     def __init__(self, model: Any) -> None:
         self._model = model

@@ -73,9 +73,9 @@ class LinearHead:
         names = ("mean", "scale", "weight", "bias", "link", "kind", "strength")
         if missing := [name for name in names if name not in arrays]:
             raise GraftError(f"the head's file lacks {', '.join(missing)}, expected {', '.join(names)}. Was it written by graft?")
+        mean, scale, weight, bias = (arrays[name] for name in names[:4])
         link: Any = arrays["link"].tobytes().decode()
-        numbers = [arrays[name] for name in names[:4]]
-        return cls(*numbers, link=link, kind=arrays["kind"].tobytes().decode(), strength=float(arrays["strength"][0]))
+        return cls(mean, scale, weight, bias, link, arrays["kind"].tobytes().decode(), float(arrays["strength"][0]))
 
 
 def serves(*tasks: Task) -> Callable[[Any], Any]:
