@@ -183,7 +183,7 @@ def measure(metric: str | Metric, y: np.ndarray, outputs: np.ndarray) -> float:
 
 
 def signed(metric: str | Metric, value: float) -> float:
-    """The value turned so that greater is better. A user's own function is taken to be so already, unless it has `greater_is_better` = False."""
+    """The value turned so that greater is better; so is a user's own function taken to be, unless it has `greater_is_better` = False."""
     return value if getattr(METRICS.resolve(metric), "greater_is_better", True) else -value
 
 

@@ -14,6 +14,7 @@ from scipy.linalg import eigh
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
 
+from graft.data.split import folds
 from graft.errors import GraftError
 from graft.evaluate import Metric, measure, signed
 from graft.records import Task
@@ -72,9 +73,9 @@ class LinearHead:
         names = ("mean", "scale", "weight", "bias", "link", "kind", "strength")
         if missing := [name for name in names if name not in arrays]:
             raise GraftError(f"the head's file lacks {', '.join(missing)}, expected {', '.join(names)}. Was it written by graft?")
+        mean, scale, weight, bias = (arrays[name] for name in names[:4])
         link: Any = arrays["link"].tobytes().decode()
-        numbers = [arrays[name] for name in names[:4]]
-        return cls(*numbers, link=link, kind=arrays["kind"].tobytes().decode(), strength=float(arrays["strength"][0]))
+        return cls(mean, scale, weight, bias, link, arrays["kind"].tobytes().decode(), float(arrays["strength"][0]))
 
 
 def serves(*tasks: Task) -> Callable[[Any], Any]:
@@ -225,7 +226,7 @@ def cross_validate(
     settings: as for `fit_head`; blocks (n,) are those of all items. Returns (n, c), or (n,) for regression.
     Raises GraftError when no fold tests some item.
     """
-    features, target, c = _checked(features, y, task, settings.pop("n_classes", None))
+    features, _, c = _checked(features, y, task, settings.pop("n_classes", None))
     blocks = settings.pop("blocks", None)
     sums, times = np.zeros((len(features), c)), np.zeros((len(features), 1))
     for train, test in folds:
@@ -268,7 +269,7 @@ class _View:
         n, d = features.shape
         if n < d:
             # Every kind's solution lies in the span of the items, so that nothing is lost and much is saved.
-            self.rotation = np.linalg.svd(self.features, full_matrices=False)[2].T
+            self.rotation = np.linalg.qr(self.features.T)[0]
             self.features = self.features @ self.rotation
 
 
@@ -322,7 +323,7 @@ def _held_out(
     task: Task,
     train: np.ndarray,
     test: np.ndarray,
-) -> Path | Any:
+) -> Iterator[tuple[float, np.ndarray]]:
     """For each strength: (strength, logits (m, c) of the test items, fitted without them)."""
     columns = np.flatnonzero(target[train].any(axis=0)) if task == "classification" else np.arange(target.shape[1])
     for strength, weight, bias in path(features[train], target[train][:, columns], weights[train], task):
@@ -402,27 +403,18 @@ def _n_parts(features: np.ndarray, target: np.ndarray) -> int:
 
 
 def _inner_folds(target: np.ndarray, task: Task, n_parts: int, seed: int, blocks: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Train and test indices of `n_parts` of 5 folds, classes spread evenly, blocks whole.
+    """Train and test indices of `n_parts` of 5 folds. May be empty.
 
-    A test item whose class is missing from the train part is left out: no choice could get it right. May be empty.
+    A test item whose class is missing from the train part is left out: no choice could get it right.
     """
-    n = len(target)
-    label = target.argmax(axis=1) if task == "classification" else np.zeros(n, int)
-    _, first, unit = np.unique(np.arange(n) if blocks is None else blocks, return_index=True, return_inverse=True)
-    order = np.random.default_rng(seed).permutation(len(first))
-    order = order[np.argsort(label[first[order]], kind="stable")]
-    n_folds = min(_INNER_FOLDS, len(first))
-    fold_of_unit = np.empty(len(first), int)
-    fold_of_unit[order] = np.arange(len(first)) % n_folds
-    fold = fold_of_unit[unit]
-    parts = []
-    for held in range(min(n_parts, n_folds)):
-        train, test = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
-        if task == "classification":
-            test = test[np.isin(label[test], label[train])]
-        if len(test) and len(train):
-            parts.append((train, test))
-    return parts
+    y = target.argmax(axis=1) if task == "classification" else target[:, 0] if task == "regression" else target
+    n_folds = min(_INNER_FOLDS, len(y) if blocks is None else len(np.unique(blocks)))
+    if n_folds < 2:
+        return []
+    parts = folds(y, task, n_folds, seed, blocks=blocks)[:n_parts]
+    if task == "classification":
+        parts = [(train, test[np.isin(y[test], y[train])]) for train, test in parts]
+    return [(train, test) for train, test in parts if len(test)]
 
 
 def _assemble(choice: _Choice, weight: np.ndarray, bias: np.ndarray, columns: np.ndarray, c: int, task: Task) -> LinearHead:

@@ -1,0 +1,301 @@
+"""Heads against scikit-learn and brute force, and what every kind owes on awkward data."""
+
+import inspect
+
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from graft.errors import GraftError
+from graft.evaluate import measure
+from graft.heads import HEADS, LinearHead, _ridge_left_out, _temperature, cross_validate, fit_head, lda, logistic, ridge
+from graft.records import TASKS
+
+PAIRS = [(kind, task) for kind in (*HEADS, "auto") for task in TASKS if kind == "auto" or task in HEADS[kind].tasks]
+
+
+def made(task, n=120, d=10, c=3, seed=0):
+    """Features (n, d) float32 that tell y up to some noise."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, d)).astype(np.float32)
+    hidden = 2 * features @ rng.normal(size=(d, c)) + rng.normal(size=(n, c))
+    y = {"classification": hidden.argmax(axis=1), "multilabel": (hidden > 1).astype(float), "regression": 5 + hidden[:, 0]}[task]
+    return features, y
+
+
+def ready(features):
+    """As a kind wants them: centred, mean variance 1."""
+    return ((features - features.mean(axis=0)) / np.sqrt(features.var(axis=0).mean())).astype(np.float32)
+
+
+# Contract: what every kind owes, for each task it serves.
+
+
+@pytest.mark.parametrize(("kind", "task"), PAIRS)
+def test_outputs_have_the_form_of_the_task_and_tell_what_can_be_told(kind, task):
+    features, y = made(task)
+    head = fit_head(features, y, task, kind=kind)
+    outputs = head.outputs(features)
+    assert outputs.shape == {"classification": (120, 3), "multilabel": (120, 3), "regression": (120,)}[task]
+    if task == "classification":
+        assert outputs.sum(axis=1) == pytest.approx(np.ones(120))
+    assert measure({"classification": "accuracy", "multilabel": "micro_f1", "regression": "r2"}[task], y, outputs) > 0.8
+
+
+@pytest.mark.parametrize(("kind", "task"), PAIRS)
+def test_the_same_call_gives_the_same_head_and_it_survives_a_file(kind, task):
+    features, y = made(task)
+    first, second = (fit_head(features, y, task, kind=kind, seed=1) for _ in range(2))
+    read = LinearHead.from_arrays({name: np.array(array) for name, array in first.to_arrays().items()})
+    assert (first.outputs(features) == second.outputs(features)).all()
+    assert (first.outputs(features) == read.outputs(features)).all()
+    assert (read.link, read.kind, read.strength) == (first.link, first.kind, first.strength)
+
+
+@pytest.mark.parametrize(("kind", "task"), PAIRS)
+@pytest.mark.parametrize("n", [10, 30])
+def test_more_features_than_items_and_features_that_never_vary_are_no_trouble(kind, task, n):
+    features, y = made(task, n=n, d=50, c=2, seed=3)
+    features[:, :5] = 7.0
+    head = fit_head(features, y, task, kind=kind)
+    elsewhere = features.copy()
+    elsewhere[:, :5] = 8.0
+    assert np.isfinite(head.outputs(features)).all()
+    # What did not vary in training tells nothing, whatever it does later.
+    assert head.outputs(elsewhere) == pytest.approx(head.outputs(features), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, task in PAIRS if task == "classification"])
+def test_unseen_and_single_item_classes_are_no_trouble(kind):
+    features, y = made("classification")
+    y = np.where(y == 2, 4, y)
+    y[0] = 3
+    outputs = fit_head(features, y, "classification", kind=kind, n_classes=6).outputs(features)
+    assert outputs.shape == (120, 6)
+    assert outputs[:, [2, 5]].max() < 1e-9
+    assert measure("accuracy", y, outputs) > 0.8
+
+
+@pytest.mark.parametrize("kind", [kind for kind, task in PAIRS if task == "classification"])
+def test_one_item_a_class_is_fitted_though_nothing_can_be_held_out(kind):
+    features = np.array([[0.0, 0, 1], [1, 0, 0]])
+    assert (fit_head(features, np.array([0, 1]), "classification", kind=kind).outputs(features).argmax(axis=1) == [0, 1]).all()
+
+
+@pytest.mark.parametrize("kind", [kind for kind, task in PAIRS if task == "classification"])
+def test_balanced_weights_raise_the_recall_of_a_rare_class(kind):
+    rng = np.random.default_rng(0)
+    y = (rng.random(600) < 0.1).astype(int)
+    features = rng.normal(size=(600, 5)) + y[:, None] * 0.7
+    plain, balanced = (fit_head(features, y, "classification", kind=kind, class_weight=weight) for weight in (None, "balanced"))
+    recall = [(head.outputs(features).argmax(axis=1)[y == 1] == 1).mean() for head in (plain, balanced)]
+    assert recall[1] > recall[0] + 0.2
+    by_hand = fit_head(features, y, "classification", kind=kind, class_weight=1 / np.bincount(y))
+    assert by_hand.outputs(features) == pytest.approx(balanced.outputs(features))
+
+
+@pytest.mark.parametrize("kind", list(HEADS))
+def test_a_path_gives_for_each_strength_what_that_strength_alone_gives(kind):
+    path, task = HEADS[kind], HEADS[kind].tasks[0]
+    features, y = made(task)
+    target, weights = np.eye(3, dtype=np.float32)[y], np.ones(120)
+    strengths = inspect.signature(path).parameters["strengths"].default
+    walked = list(path(ready(features), target, weights, task))
+    assert [strength for strength, _, _ in walked] == list(strengths) == sorted(strengths, reverse=True)
+    for strength, weight, bias in walked[::2]:
+        ((_, alone, alone_bias),) = path(ready(features), target, weights, task, strengths=(strength,))
+        # The warm and the cold start of logistic stop within the same tolerance, not at the same point.
+        assert ready(features) @ weight + bias == pytest.approx(ready(features) @ alone + alone_bias, abs=0.05 * np.abs(bias).max() + 0.1)
+
+
+# Truth.
+
+
+def test_logistic_equals_scikit_learn():
+    features, y = made("classification")
+    features, weights = ready(features), np.random.default_rng(1).uniform(0.5, 1.5, 120)
+    weights /= weights.mean()
+    ((_, weight, bias),) = logistic(features, np.eye(3, dtype=np.float32)[y], weights, "classification", strengths=(0.1,))
+    # C = 1 / (n * strength), as theirs is a sum over items and ours a mean.
+    theirs = LogisticRegression(C=1 / (120 * 0.1), tol=1e-8, max_iter=1000).fit(features, y, weights)
+    ours = features @ weight + bias
+    assert np.exp(ours - logsumexp(ours, axis=1, keepdims=True)) == pytest.approx(theirs.predict_proba(features), abs=2e-3)
+
+
+def test_logistic_for_labels_is_one_binary_model_a_label():
+    features, y = made("multilabel")
+    features = ready(features)
+    ((_, weight, bias),) = logistic(features, y.astype(np.float32), np.ones(120), "multilabel", strengths=(0.1,))
+    for label in range(3):
+        theirs = LogisticRegression(C=1 / (120 * 0.1), tol=1e-8, max_iter=1000).fit(features, y[:, label])
+        assert features @ weight[:, label] + bias[label] == pytest.approx(theirs.decision_function(features), abs=0.02)
+
+
+def test_lda_equals_scikit_learn_at_the_same_shrinkage():
+    features, y = made("classification", d=6)
+    features = ready(features)
+    ((_, weight, bias),) = lda(features, np.eye(3, dtype=np.float32)[y], np.ones(120), "classification", strengths=(0.3,))
+    # Their covariance is the mean over classes, by prior, of shrunk covariances on standardised columns; the shrinkage target
+    # is made the same by giving columns of equal spread within classes.
+    means = np.stack([features[y == c].mean(axis=0) for c in range(3)])
+    within = (features - means[y]).T @ (features - means[y]) / 120
+    shrunk = 0.7 * within + 0.3 * np.trace(within) / 6 * np.eye(6)
+    slopes = np.linalg.solve(shrunk, means.T)
+    assert weight == pytest.approx(slopes, abs=1e-3)
+    assert bias == pytest.approx(np.log(np.bincount(y) / 120) - 0.5 * (means.T * slopes).sum(axis=0), abs=1e-3)
+    ((_, weight, bias),) = lda(features, np.eye(3, dtype=np.float32)[y], np.ones(120), "classification", strengths=(1e-9,))
+    theirs = LinearDiscriminantAnalysis(solver="lsqr").fit(features, y).predict(features)
+    assert ((features @ weight + bias).argmax(axis=1) == theirs).all()
+
+
+def test_ridge_equals_scikit_learn():
+    features, y = made("regression")
+    features, weights = ready(features), np.random.default_rng(1).uniform(0.5, 1.5, 120)
+    weights /= weights.mean()
+    ((_, weight, bias),) = ridge(features, y[:, None], weights, "regression", strengths=(0.3,))
+    theirs = Ridge(alpha=120 * 0.3).fit(features, y, weights)
+    assert weight[:, 0] == pytest.approx(theirs.coef_, abs=1e-4)
+    assert float(bias[0]) == pytest.approx(theirs.intercept_, abs=1e-4)
+
+
+def test_ridge_left_out_equals_fitting_without_each_item():
+    features, y = made("regression", n=20, d=6)
+    features, weights = ready(features), np.random.default_rng(1).uniform(0.5, 1.5, 20)
+    weights /= weights.mean()
+    for strength, predicted in zip(*_ridge_left_out(features, y[:, None], weights), strict=True):
+        for item in range(20):
+            rest = np.arange(20) != item
+            # The penalty is a share of the weight of all 20 items; sklearn's is a plain number.
+            theirs = Ridge(alpha=weights.sum() * strength).fit(features[rest], y[rest], weights[rest])
+            assert predicted[item, 0] == pytest.approx(theirs.predict(features[[item]])[0], abs=2e-3)
+
+
+def test_the_temperature_finds_the_factor_by_which_logits_were_blown_up():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20000, 4)) * 1.5
+    y = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    for factor in (0.02, 1.0, 40.0):
+        # 20,000 items estimate the slope of the logits to about one per cent.
+        assert _temperature(factor * logits, np.eye(4)[y], np.ones(20000), "classification") == pytest.approx(factor, rel=0.04)
+
+
+def test_probabilities_are_calibrated():
+    for kind in ("logistic", "lda", "ridge"):
+        features, y = made("classification", n=400, d=30)
+        unseen, truth = (part[200:] for part in (features, y))
+        outputs = fit_head(features[:200], y[:200], "classification", kind=kind).outputs(unseen)
+        # Of 200 items a calibrated model shows about 0.05 by chance.
+        assert measure("calibration_error", truth, outputs) < 0.13
+
+
+def test_strength_is_chosen_for_the_data():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(100, 60))
+    y = (features[:, 0] > 0).astype(int)
+    noise = rng.integers(2, size=100)
+    clear, hopeless = (fit_head(features, target, "classification", kind="logistic").strength for target in (y, noise))
+    assert hopeless > clear
+
+
+def test_features_of_very_unequal_size_are_standardised_and_others_are_left():
+    features, y = made("classification", n=150)
+    assert np.ptp(fit_head(features, y, "classification").scale) == 0
+    features[:, 0] = 1000 * np.random.default_rng(5).normal(size=150)
+    head = fit_head(features, y, "classification")
+    assert head.scale[0] > 100 * head.scale[1]
+    assert measure("accuracy", y, head.outputs(features)) > 0.8
+
+
+def test_blocks_keep_copies_from_flattering_weak_regularisation():
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.normal(size=(30, 40)), 4, axis=0)
+    y = np.repeat(rng.integers(2, size=30), 4)
+    blocks = np.repeat(np.arange(30), 4)
+    for kind in HEADS:
+        leaking, honest = (fit_head(features, y, "classification", kind=kind, blocks=given).strength for given in (None, blocks))
+        assert honest > leaking
+
+
+def test_the_choice_follows_the_metric_asked_for():
+    def names_class_one(y, outputs):
+        return float((outputs.argmax(axis=1) == 1).mean())
+
+    features, y = made("classification", c=2)
+    asked, plain = (fit_head(features, y, "classification", metric=metric) for metric in (names_class_one, None))
+    assert names_class_one(y, asked.outputs(features)) >= names_class_one(y, plain.outputs(features))
+    assert fit_head(features, y, "classification", metric="accuracy").kind in HEADS
+
+
+def test_a_kind_of_the_users_own_is_taken():
+    def nearest_mean(features, target, weights, task, strengths=(1.0,)):
+        means = target.T @ features / target.sum(axis=0)[:, None]
+        yield strengths[0], means.T, -0.5 * (means**2).sum(axis=1)
+
+    features, y = made("classification")
+    head = fit_head(features, y, "classification", kind=nearest_mean)
+    assert head.kind == "nearest_mean" and measure("accuracy", y, head.outputs(features)) > 0.6
+
+
+def test_held_out_outputs_come_from_heads_that_did_not_see_the_item():
+    rng = np.random.default_rng(0)
+    features, y = rng.normal(size=(60, 100)), rng.integers(2, size=60)
+    parts = [(np.flatnonzero(np.arange(60) % 3 != fold), np.flatnonzero(np.arange(60) % 3 == fold)) for fold in range(3)]
+    held_out = cross_validate(features, y, "classification", parts, kind="ridge")
+    head = fit_head(features[parts[0][0]], y[parts[0][0]], "classification", kind="ridge", n_classes=2)
+    assert held_out[parts[0][1]] == pytest.approx(head.outputs(features[parts[0][1]]))
+    # Labels are noise: seen items would be told nearly all right, unseen ones by chance.
+    assert measure("accuracy", y, held_out) < 0.75
+
+
+def test_repeats_are_averaged_and_regression_gives_values():
+    features, y = made("regression", n=40)
+    parts = [(np.flatnonzero(np.arange(40) % 2 != fold), np.flatnonzero(np.arange(40) % 2 == fold)) for fold in (0, 1)]
+    once, twice = (cross_validate(features, y, "regression", parts * times) for times in (1, 2))
+    assert once.shape == (40,) and twice == pytest.approx(once)
+
+
+# Messages.
+
+
+def bad(**change):
+    features, y = made("classification", n=20)
+    given = {"features": features, "y": y, "task": "classification", **change}
+    return fit_head(given.pop("features"), given.pop("y"), given.pop("task"), **given)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": np.zeros(20, int)}, "20 items of 1 class to fit on, expected at least 2 classes"),
+        ({"y": np.arange(19) % 2}, r"features have shape \(20, 10\) and y \(19,\)"),
+        ({"features": np.full((20, 3), np.nan)}, "features of 20 of 20 items are not finite"),
+        ({"y": np.full(20, np.nan), "task": "regression"}, "y of 20 items is not finite"),
+        ({"features": np.zeros((2, 3)), "y": np.zeros(2), "task": "regression"}, "2 items to fit on, expected at least 3"),
+        ({"kind": "logistik"}, r"unknown head 'logistik'.*Did you mean 'logistic'\?"),
+        ({"kind": "lda", "y": np.ones(20), "task": "regression"}, "head 'lda' does not serve regression, expected auto or one of ridge"),
+        ({"class_weight": "blanced"}, "class_weight='blanced', expected None, 'balanced'"),
+        ({"class_weight": np.ones(2)}, r"class_weight has shape \(2,\), expected 3 numbers"),
+        ({"class_weight": "balanced", "y": np.ones(20), "task": "regression"}, "class_weight was given for regression"),
+        ({"n_classes": 2}, "y holds classes 0 to 2, expected 0 to 1"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said(change, message):
+    with pytest.raises(GraftError, match=message):
+        bad(**change)
+
+
+def test_features_of_another_backbone_are_refused():
+    features, y = made("classification")
+    head = fit_head(features, y, "classification", kind="lda")
+    with pytest.raises(GraftError, match=r"features have shape \(120, 4\), this head expects \(n, 10\)"):
+        head.outputs(features[:, :4])
+    with pytest.raises(GraftError, match="lacks bias, link"):
+        LinearHead.from_arrays({name: array for name, array in head.to_arrays().items() if name not in ("bias", "link")})
+
+
+def test_items_tested_by_no_fold_are_counted():
+    features, y = made("classification", n=30)
+    with pytest.raises(GraftError, match="20 of 30 items are tested by no fold"):
+        cross_validate(features, y, "classification", [(np.arange(10, 30), np.arange(10))])
