@@ -60,7 +60,7 @@ def test_a_baseline_learns_what_is_there_to_learn_and_repeats(modality, task):
     if task == "classification":
         assert outputs.sum(axis=1) == pytest.approx(np.ones(50))
     metric = {"classification": "accuracy", "multilabel": "micro_f1", "regression": "r2"}[task]
-    assert measure(metric, y[100:], outputs) > 0.8
+    assert measure(metric, y[100:], outputs) > 0.7
     assert fitted.name == NAMES[modality]
 
 
