@@ -13,7 +13,6 @@ from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
 
 from graft.data.split import draw, holdout
 from graft.errors import GraftError, near_miss
@@ -31,6 +30,7 @@ NAMES = {
 # The strength is chosen on at most this many items: the best one changes slowly with n, the cost does not.
 _MOST_TO_CHOOSE_ON = 3000
 _IMAGE_PX, _CELL_PX = 128, 16
+_N_GRADIENTS = 7 * 7 * 2 * 2 * 9  # blocks of 2 x 2 cells, 9 directions each
 _COLOUR_BINS = (8, 4, 4)  # of hue, saturation, value
 _CHUNK = 64
 _MOST_CATEGORIES = 254  # scikit-learn's boosting takes 255 values of a column, one of which means "any other"
@@ -111,7 +111,7 @@ def fit_baseline(
 
 
 # Weakest regularisation last. C of logistic regression, 1 / alpha of ridge, smallest leaf of the trees.
-_STRENGTHS: dict[str, tuple[float, ...]] = {"text": (1.0, 10.0, 100.0), "image": (1e-4, 1e-3, 1e-2, 1e-1), "table": (40, 20, 5)}
+_STRENGTHS: dict[str, tuple[float, ...]] = {"text": (1.0, 10.0, 100.0), "image": (0.1, 1.0, 10.0, 100.0), "table": (40, 20, 5)}
 
 
 def _choose(
@@ -214,13 +214,18 @@ class _TextReader:
 
 
 class _ImageReader:
-    """Image features, each with mean 0 and variance 1 over the training items."""
+    """Image features centred, gradients and colours scaled to the same total variance over the training items.
+
+    Standardising each feature instead lets 1764 gradients drown 128 colours: 0.64 for 0.70 on 800 tiles of EuroSAT.
+    """
 
     def __init__(self, features: np.ndarray) -> None:
-        self._scaler = StandardScaler().fit(features)
+        self._mean = features.mean(axis=0)
+        spread = np.sqrt([part.var(axis=0).sum() or 1.0 for part in np.split(features, [_N_GRADIENTS], axis=1)])
+        self._scale = np.repeat(spread, [_N_GRADIENTS, features.shape[1] - _N_GRADIENTS])
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        return self._scaler.transform(features)
+        return (features - self._mean) / self._scale
 
 
 class _TableReader:
@@ -241,7 +246,8 @@ class _TableReader:
     @staticmethod
     def _read(column: pd.Series, known: pd.Index | None) -> pd.Series:
         if known is not None:
-            return column.astype(str).where(column.notna()).astype(pd.CategoricalDtype(known))
+            words = column.astype(str)
+            return words.where(words.isin(known) & column.notna()).astype(pd.CategoricalDtype(known))
         if is_datetime64_any_dtype(column):
             return (column - pd.Timestamp(0, tz=column.dt.tz)).dt.total_seconds()
         return pd.to_numeric(column).astype(float)

@@ -107,7 +107,7 @@ def test_a_path_gives_for_each_strength_what_that_strength_alone_gives(kind):
     for strength, weight, bias in walked[::2]:
         ((_, alone, alone_bias),) = path(ready(features), target, weights, task, strengths=(strength,))
         # The warm and the cold start of logistic stop within the same tolerance, not at the same point.
-        assert ready(features) @ weight + bias == pytest.approx(ready(features) @ alone + alone_bias, abs=0.05 * np.abs(bias).max() + 0.1)
+        assert ready(features) @ weight + bias == pytest.approx(ready(features) @ alone + alone_bias, abs=0.3)
 
 
 # Truth.
@@ -121,7 +121,7 @@ def test_logistic_equals_scikit_learn():
     # C = 1 / (n * strength), as theirs is a sum over items and ours a mean.
     theirs = LogisticRegression(C=1 / (120 * 0.1), tol=1e-8, max_iter=1000).fit(features, y, weights)
     ours = features @ weight + bias
-    assert np.exp(ours - logsumexp(ours, axis=1, keepdims=True)) == pytest.approx(theirs.predict_proba(features), abs=2e-3)
+    assert np.exp(ours - logsumexp(ours, axis=1, keepdims=True)) == pytest.approx(theirs.predict_proba(features), abs=5e-3)
 
 
 def test_logistic_for_labels_is_one_binary_model_a_label():
