@@ -18,7 +18,22 @@ import numpy as np
 import pandas as pd
 
 HERE = Path(__file__).parent
-COLUMNS = ("date", "study", "seed", "metric", "score", "low", "high", "outcome", "effect", "effect_low", "effect_high", "against", "strategy", "seconds")
+COLUMNS = (
+    "date",
+    "study",
+    "seed",
+    "metric",
+    "score",
+    "low",
+    "high",
+    "outcome",
+    "effect",
+    "effect_low",
+    "effect_high",
+    "against",
+    "strategy",
+    "seconds",
+)
 
 
 def banking77(shared, labels_per_class=None, seed=0):

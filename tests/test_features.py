@@ -198,8 +198,8 @@ def test_throughput_is_measured_once_and_remembered(cache):
     speed = throughput(load("text"), items)
     assert speed > 0
     assert throughput(load("text"), items) == speed
-    (path,) = cache.glob("speed/*/*.json")
-    path.write_text(json.dumps({"items_per_second": 12.5}))
+    (path,) = cache.glob("measured/*/*.json")
+    path.write_text(json.dumps({"value": 12.5}))
     assert throughput(load("text"), items) == 12.5
     path.write_text("{")
     with pytest.warns(UserWarning, match="measured again"):

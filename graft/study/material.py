@@ -116,9 +116,7 @@ class Material:
         for name in self.names:
             begun = time.perf_counter()
             features = self.features(name)[index]
-            outputs = cross_validate(
-                features, self.target[index], self.task, self.inner_folds(index), **self._head_settings(index)
-            )
+            outputs = cross_validate(features, self.target[index], self.task, self.inner_folds(index), **self._head_settings(index))
             score = interval_over_items(self.metric, self.target[index], outputs, self.seed)
             spent = len(index) / self.speeds[name] + time.perf_counter() - begun
             rows.append({"backbone": name, "score": score.value, "interval": score.interval, "seconds": spent, "cost": self.speeds[name]})
