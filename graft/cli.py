@@ -94,6 +94,7 @@ def run(
             budget=seconds,
             seed=seed,
             progress=progress,
+            command=shlex.join(["graft", *sys.argv[1:]]),
         )
     for note in done.notes:
         typer.echo(note)
@@ -268,7 +269,7 @@ def _prediction(output: Any, task: str, classes: list[str]) -> list[str]:
     return [named, *(f"{probability:.6f}" for probability in output)]
 
 
-def _predict_readable(model: "Transfer", items: Sequence[Any]) -> tuple[Sequence[Any], dict[int, str]]:
+def _predict_readable(model: "Transfer", items: Sequence[Any]) -> tuple[Any, dict[int, str]]:
     """Outputs of the items that can be read, in order; position -> why, for those that cannot."""
     try:
         return model.predict_outputs(items), {}
@@ -304,7 +305,7 @@ def _load(
 ) -> "Dataset":
     from graft.data import load
 
-    return load(data, label=label, text=text or None, image=image, split=split, group=group, task=task)
+    return load(data, label=label, text=text or None, image=image, split=split, group=group, task=task)  # type: ignore[arg-type]
 
 
 def _recognised(dataset: "Dataset") -> Iterator[str]:

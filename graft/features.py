@@ -10,6 +10,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from graft.backbones.base import Backbone, State
-from graft.errors import GraftError
+from graft.errors import GraftError, near_miss
 from graft.files import replacing
 from graft.items import content_key, open_image
 from graft.records import Step
@@ -25,6 +26,8 @@ from graft.records import Step
 Progress = Callable[[Any], None]
 A = TypeVar("A")
 B = TypeVar("B")
+
+TAPS = ("pooled", "stages")
 
 # Part of every cache path: raised when the layout of the files or the meaning of a feature changes.
 _LAYOUT = "v1"
@@ -36,28 +39,37 @@ def extract(
     backbone: Backbone,
     items: Sequence[Any],
     *,
+    tap: str = "pooled",
     batch_size: int = 64,
     cache: bool = True,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """The pooled features of every item, computed once for each content and kept on disk.
+    """The features of every item, computed once for each content and kept on disk.
 
-    items: n of the backbone's modality. cache: read and write the disk cache (see `cache_folder`); without it equal
-    items are still computed once. progress: is told a Step after each batch.
+    items: n of the backbone's modality. tap: "pooled", the backbone's own features, or "stages", the output of every
+    stage averaged over its places, side by side, of which the pooled features are the last columns. cache: read and
+    write the disk cache (see `cache_folder`); without it equal items are still computed once. progress: is told a Step
+    after each batch.
     Returns (n, d) float32, in the order of the items. The backbone is left in evaluation mode.
     Raises GraftError naming the items that cannot be read. Warns, and goes on without, where the cache cannot be
     written or a part of it cannot be read.
     """
     if batch_size < 1:
         raise GraftError(f"batch_size is {batch_size}, expected at least 1.")
+    if tap not in TAPS:
+        raise GraftError(f"tap is {tap!r}, expected one of {', '.join(TAPS)}.{near_miss(tap, TAPS)}")
     backbone.eval()
     keys = _keys(items, backbone.modality)
-    features = np.empty((len(items), backbone.width), np.float32)
+    run = backbone if tap == "pooled" else partial(_run_stages, backbone)
+    width = backbone.width if tap == "pooled" or not keys else _width(backbone, run, items)
+    features = np.empty((len(items), width), np.float32)
     places: dict[bytes, list[int]] = {}
     for place, key in enumerate(keys):
         places.setdefault(key, []).append(place)
-    store = _Store(cache_folder() / "features" / _LAYOUT / backbone.fingerprint(), backbone.width) if cache and places else None
+    store = _Store(cache_folder() / "features" / _LAYOUT / backbone.fingerprint() / tap, width) if cache and places else None
     found = store.read(places, features) if store else set()
+    if store and tap == "pooled" and len(found) < len(places):
+        found |= _Store(store.folder.with_name("stages"), width).read({key: places[key] for key in places.keys() - found}, features)
     missing = [places[key][0] for key in places if key not in found]
     done = len(items) - sum(len(places[keys[place]]) for place in missing)
     if progress and done:
@@ -67,7 +79,7 @@ def extract(
     try:
         for batch, state in zip(batches, one_ahead(lambda batch: _prepare(backbone, items, batch), batches), strict=True):
             with torch.inference_mode():
-                computed = backbone(to_device(state, device_of(backbone)))
+                computed = run(to_device(state, device_of(backbone)))
             for place, row in zip(batch, computed.float().cpu().numpy(), strict=True):
                 features[places[keys[place]]] = row
             if store:
@@ -80,6 +92,32 @@ def extract(
         if store:
             store.flush()
     return features
+
+
+def _run_stages(backbone: Backbone, state: State) -> torch.Tensor:
+    """(n, sum of the stages' widths)."""
+    columns = []
+    for stage in backbone.stages:
+        state = stage(state)
+        columns.append(_mean_over_places(state))
+    return torch.cat(columns, 1)
+
+
+def _mean_over_places(state: State) -> torch.Tensor:
+    """The state between two stages as one vector an item, (n, channels)."""
+    if isinstance(state, dict):
+        mask = state["attention_mask"].unsqueeze(-1).to(state["hidden"].dtype)
+        return (state["hidden"] * mask).sum(1) / mask.sum(1).clamp(min=1)
+    if state.ndim == 4:
+        # Maps are (n, c, h, w), but for the (n, h, w, c) of Swin; images here are square.
+        channels_last = state.shape[1] == state.shape[2] != state.shape[3]
+        return state.mean((1, 2) if channels_last else (2, 3))
+    return state.mean(1) if state.ndim == 3 else state
+
+
+def _width(backbone: Backbone, run: Callable[[State], torch.Tensor], items: Sequence[Any]) -> int:
+    with torch.inference_mode():
+        return run(to_device(_prepare(backbone, items, [0]), device_of(backbone))).shape[1]
 
 
 def throughput(backbone: Backbone, items: Sequence[Any], *, batch_size: int = 64) -> float:
@@ -222,7 +260,8 @@ class _Store:
             try:
                 keys = np.load(path)
                 values = np.load(_features_path(path), mmap_mode="r")
-                if keys.ndim != 2 or keys.shape[1] != 16 or keys.dtype != np.uint8 or values.shape != (len(keys), self.width):
+                whole = keys.ndim == values.ndim == 2 and len(keys) == len(values) and values.shape[1] >= self.width
+                if not whole or keys.shape[1] != 16 or keys.dtype != np.uint8:
                     raise ValueError(f"keys {keys.shape} and features {values.shape}, expected (m, 16) and (m, {self.width})")
             except (OSError, ValueError, EOFError) as error:
                 warnings.warn(
@@ -231,7 +270,7 @@ class _Store:
                 continue
             for row, key in enumerate(map(bytes, keys)):
                 if key in places and key not in found:
-                    features[places[key]] = values[row]
+                    features[places[key]] = values[row, -self.width :]
                     found.add(key)
         return found
 

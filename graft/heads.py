@@ -25,7 +25,7 @@ Path = Iterator[tuple[float, np.ndarray, np.ndarray]]
 
 HEADS = Registry("head")
 
-_LINKS: dict[Task, Link] = {"classification": "softmax", "multilabel": "sigmoid", "regression": "identity"}
+LINKS: dict[Task, Link] = {"classification": "softmax", "multilabel": "sigmoid", "regression": "identity"}
 # A class that the training items lack gets this logit beside others that average zero: a probability below 1e-13.
 _NEVER_SEEN = -30.0
 _INNER_FOLDS = 5
@@ -392,7 +392,7 @@ def _score(logits: np.ndarray, target: np.ndarray, weights: np.ndarray, task: Ta
     else:
         loss = float(np.average((np.logaddexp(0, logits) - target * logits).mean(axis=1), weights=weights))
         y = target
-    value = 0.0 if metric is None else signed(metric, measure(metric, y, _link(logits, _LINKS[task])))
+    value = 0.0 if metric is None else signed(metric, measure(metric, y, _link(logits, LINKS[task])))
     return value, -loss
 
 
@@ -426,7 +426,7 @@ def _assemble(choice: _Choice, weight: np.ndarray, bias: np.ndarray, columns: np
     whole, level = np.zeros((len(weight), c), np.float32), np.full(c, _NEVER_SEEN, np.float32)
     whole[:, columns], level[columns] = weight / choice.temperature, bias / choice.temperature
     mean, scale = choice.view.mean.astype(np.float32), choice.view.scale.astype(np.float32)
-    return LinearHead(mean, scale, whole, level, _LINKS[task], choice.kind, float(choice.strength))
+    return LinearHead(mean, scale, whole, level, LINKS[task], choice.kind, float(choice.strength))
 
 
 def _link(logits: np.ndarray, link: Link) -> np.ndarray:

@@ -26,11 +26,13 @@ class Plan:
     """What a strategy will do: phases in order. No phases: only a closed-form head on frozen features.
 
     reset: start from random weights. lora_rank: rank of the low-rank updates trained instead of the weights, 0 = none.
+    tap: what a head without phases reads: "pooled", the backbone's features, or "stages", the averaged output of every stage.
     """
 
     phases: tuple[Phase, ...]
     reset: bool = False
     lora_rank: int = 0
+    tap: str = "pooled"
 
 
 @dataclass(frozen=True)

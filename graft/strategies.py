@@ -22,6 +22,16 @@ def feature_extraction(depth: int, epochs: int, lr: float) -> Plan:
     return Plan(())
 
 
+@STRATEGIES.add("Evci et al. 2022, arXiv:2201.03529")
+def head2toe(depth: int, epochs: int, lr: float) -> Plan:
+    """Nothing is trained: a head on the averaged output of every stage, not of the last alone.
+
+    What early stages see (colour, texture) is lost to the last one, and may be what a far domain needs. Differs: the head's
+    penalty weighs the stages, where the paper selects features by a group lasso.
+    """
+    return Plan((), tap="stages")
+
+
 @STRATEGIES.add("Alain & Bengio 2016, arXiv:1610.01644")
 def linear_probe(depth: int, epochs: int, lr: float) -> Plan:
     """Only the head learns, by gradient steps on frozen features."""

@@ -20,7 +20,7 @@ from graft.data import View, encode_target, holdout, load_unlabelled
 from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
 from graft.features import extract
-from graft.heads import LinearHead, fit_head
+from graft.heads import LINKS, LinearHead, fit_head
 from graft.records import TASKS, Epoch, Phase, Plan, Step, Task
 from graft.strategies import make_plan
 from graft.train import train
@@ -28,6 +28,7 @@ from graft.train import train
 FORMAT = 1  # of the saved folder
 _VALIDATION_SHARE = 0.2
 _VALIDATION_AT_MOST = 1000  # items: more would cost time and hardly sharpen the score
+_LEAST_TO_HOLD_OUT = 10
 _PATIENCE = 3  # epochs without a better validation score before a phase ends
 
 Progress = Callable[[Step | Epoch], None] | None
@@ -97,7 +98,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
     ) -> "Transfer":
         """`fit` for what is already a Dataset's: items, and labels encoded as `encode` gives them.
 
-        validation: (items, target) for early stopping; without it a fifth of the items, at most 1000, is held out where the plan trains.
+        validation: (items, target) for early stopping; without it a fifth of the items, at most 1000, is held out where the plan trains;
+        of fewer than ten items none is, and the plan is played to its end.
         metric: name of the metric that early stopping watches. items_per_epoch: see `train`.
         """
         backbone = self._load_backbone()
@@ -109,7 +111,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         solved = not self.plan_.reset and (not phases or _only_head(phases[0]))
         if solved:
             phases = phases[1:]
-        if phases and validation is None:
+        if phases and validation is None and can_hold_out(len(target), blocks):
             share = min(_VALIDATION_SHARE, _VALIDATION_AT_MOST / len(target))
             inner, held = holdout(target, task, share, self.random_state, blocks=blocks)
             validation = (View(items, held), target[held])
@@ -117,7 +119,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             blocks = None if blocks is None else np.asarray(blocks)[inner]
         head = None
         if solved:
-            features = extract(backbone, items, progress=progress)
+            features = extract(backbone, items, tap=self.plan_.tap, progress=progress)
             head = fit_head(
                 features,
                 target,
@@ -158,6 +160,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
 
         if regression:
             target = (target - centre) / scale
+        if regression and validation:
             validation = (validation[0], (validation[1] - centre) / scale)
         for event in train(
             backbone,
@@ -169,7 +172,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             validation=validation,
             seed=self.random_state,
             class_weight=self.class_weight,
-            patience=_PATIENCE,
+            patience=_PATIENCE if validation else None,
             metric=better,
             items_per_epoch=items_per_epoch,
             progress=progress,
@@ -182,7 +185,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "head_")
         items = as_items(X, self.backbone_.modality)
         # A tuned backbone is one of many that a study makes: its features would fill the disk and never be asked for again.
-        return self.head_.outputs(extract(self.backbone_, items, cache=not self.tuned_, progress=progress))
+        features = extract(self.backbone_, items, tap=self.plan_.tap, cache=not self.tuned_, progress=progress)
+        return self.head_.outputs(features)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities (n, c), columns in the order of `classes_`. Raises GraftError on a regression."""
@@ -234,6 +238,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
                 "phases": [vars(phase) for phase in self.plan_.phases],
                 "reset": self.plan_.reset,
                 "lora_rank": self.plan_.lora_rank,
+                "tap": self.plan_.tap,
             },
             "preprocessing": self.backbone_.preprocessing,
         }
@@ -262,11 +267,16 @@ class Transfer(ClassifierMixin, BaseEstimator):
         model.classes_ = np.asarray(about["classes"], dtype=None if about["classes"] else str)
         plan = about["plan"]
         phases = tuple(Phase(**{**phase, "lr": tuple(phase["lr"])}) for phase in plan["phases"])
-        model.plan_ = Plan(phases, plan["reset"], plan["lora_rank"])
+        model.plan_ = Plan(phases, plan["reset"], plan["lora_rank"], plan["tap"])
         return model
 
     def _load_backbone(self) -> Backbone:
         return load_backbone(self.backbone) if isinstance(self.backbone, str) else self.backbone
+
+
+def can_hold_out(n: int, blocks: np.ndarray | None) -> bool:
+    """Whether a fifth of n items (or of their blocks) can be spared for choosing."""
+    return (n if blocks is None else len(np.unique(blocks))) >= _LEAST_TO_HOLD_OUT
 
 
 def as_items(X: Any, modality: str) -> list[Any]:
@@ -324,9 +334,8 @@ def _torch_head(start: LinearHead | None, width: int, outputs: int, centre: floa
     return head
 
 
-def _linear_head(head: torch.nn.Linear, task: str, centre: float, scale: float) -> LinearHead:
+def _linear_head(head: torch.nn.Linear, task: Task, centre: float, scale: float) -> LinearHead:
     weight = head.weight.detach().numpy().T.astype(np.float64) * scale
     bias = head.bias.detach().numpy().astype(np.float64) * scale + centre
-    link = {"classification": "softmax", "multilabel": "sigmoid", "regression": "identity"}[task]
     width = len(weight)
-    return LinearHead(mean=np.zeros(width), scale=np.ones(width), weight=weight, bias=bias, link=link, kind="trained", strength=0.0)
+    return LinearHead(mean=np.zeros(width), scale=np.ones(width), weight=weight, bias=bias, link=LINKS[task], kind="trained", strength=0.0)

@@ -118,7 +118,7 @@ def test_the_backbone_is_run_in_evaluation_mode():
 def test_a_damaged_part_of_the_cache_is_named_and_computed_again(cache, part):
     items = make_texts(6)
     first = extract(load("text"), items)
-    (path,) = cache.glob(f"features/*/*/*.{part}.npy")
+    (path,) = cache.glob(f"features/*/*/*/*.{part}.npy")
     path.write_bytes(path.read_bytes()[:150])
     with pytest.warns(UserWarning, match=r"\.keys\.npy: this part of the feature cache cannot be read .* computed again"):
         np.testing.assert_array_equal(extract(load("text"), items), first)
@@ -126,7 +126,7 @@ def test_a_damaged_part_of_the_cache_is_named_and_computed_again(cache, part):
 
 def test_a_part_of_another_width_is_not_believed(cache):
     extract(load("text"), make_texts(6))
-    (path,) = cache.glob("features/*/*/*.features.npy")
+    (path,) = cache.glob("features/*/*/*/*.features.npy")
     np.save(path, np.zeros((6, 7), np.float32))
     with pytest.warns(UserWarning, match=r"features \(6, 7\), expected \(m, 16\) and \(m, 32\)"):
         assert extract(load("text"), make_texts(6)).any()

@@ -89,7 +89,7 @@ def test_numbers_with_fractions_are_a_regression():
     model = Transfer("tiny:text").fit(X, y)
     assert model.task_ == "regression"
     assert model.score(X, y) > 0.5
-    with pytest.raises(GraftError, match="regression.* has no classes"):
+    with pytest.raises(GraftError, match=r"regression.* has no classes"):
         model.predict_proba(X)
 
 
@@ -175,7 +175,7 @@ def test_the_head_equals_scikit_learns_on_the_same_features():
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(GraftError, match="has no graft.json, expected the folder of a run"):
+    with pytest.raises(GraftError, match=r"has no graft\.json, expected the folder of a run"):
         Transfer.load(tmp_path)
     with pytest.raises(GraftError, match="is no folder"):
         Transfer.load(tmp_path / "nowhere")

@@ -82,26 +82,27 @@ def run(
     """
     begun = time.perf_counter()
     seconds = resolve_budget(budget, _listed(strategy))
-    strategies = known_strategies(_listed(strategy) or DEFAULT_STRATEGIES)
+    named = known_strategies(_listed(strategy) or ())
     path = folder.prepare(out) if out is not None else None
     log = _Log(path / "log.txt" if path else None, progress)
 
     dataset = check(data if isinstance(data, Dataset) else load(data), progress=log)
-    metric, why = choose_metric(dataset, metric)
+    assert dataset.task is not None and dataset.target is not None  # what `load` gives is labelled
+    strategies = named or list(DEFAULT_STRATEGIES[dataset.modality])
+    cut = parts(dataset, seed)
+    metric, why = choose_metric(dataset.task, dataset.target[cut.train], metric)
     log.note(f"{dataset.name}: {len(dataset)} items, {dataset.modality}, {dataset.task}")
     notes = [*dataset.notes, f"metric: {why}"]
     material, left_out = _material(dataset, _listed(backbone), metric, seed, log)
     notes += left_out
 
-    cut = parts(dataset, seed, repeat=not any(trains(material.plan(Candidate(name, s))) for name in material.names for s in strategies))
-    notes.append(f"judged on: {cut.words}")
     n_train = round(np.mean([len(train) for train, _ in cut.folds]))
     strategies, dropped = affordable(material, strategies, seconds, n_train, len(cut.folds) + (not cut.one_test))
+    if not any(trains(material.plan(Candidate(name, strategy))) for name in material.names for strategy in strategies):
+        cut = parts(dataset, seed, repeat=True)
+    notes.append(f"judged on: {cut.words}")
     if dropped:
         notes.append(f"left out, as the budget of {seconds:.0f} s does not allow them: {', '.join(dropped)}")
-        if not cut.one_test:
-            cut = parts(dataset, seed, repeat=not any(trains(material.plan(Candidate(material.names[0], s))) for s in strategies))
-            notes[-2] = f"judged on: {cut.words}"
     settings = {
         "data": dataset.name,
         "items": len(dataset),
@@ -183,10 +184,13 @@ def rank(
     Returns rows of backbone, score, interval (95 %), seconds, cost (items a second).
     """
     dataset = check(data if isinstance(data, Dataset) else load(data), progress=progress)
-    material, left_out = _material(dataset, list(backbones) if backbones else None, choose_metric(dataset, None)[0], seed, progress)
+    assert dataset.task is not None and dataset.target is not None  # what `load` gives is labelled
+    train = parts(dataset, seed).train
+    metric, _ = choose_metric(dataset.task, dataset.target[train], None)
+    material, left_out = _material(dataset, list(backbones) if backbones else None, metric, seed, progress)
     for note in left_out:
         warnings.warn(note, stacklevel=2)
-    return material.rank(parts(dataset, seed, repeat=False).train)
+    return material.rank(train)
 
 
 class _Log:

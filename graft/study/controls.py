@@ -39,6 +39,7 @@ class Classical:
             material.target[index],
             seed=material.seed,
             n_classes=len(material.dataset.classes) or None,
+            blocks=material.blocks_of(index),
         )
         outputs = fitted.outputs(_take(self.inputs, judged))
         self.seconds += time.perf_counter() - begun
@@ -82,10 +83,11 @@ class Scratch:
 
     def note(self) -> str:
         """What it got, in words."""
+        folds = f"{self.plan.folds} folds" if self.plan.folds > 1 else "one fold"
+        ran = sorted({min(self.epochs), max(self.epochs)})
         return (
-            f"{self.seconds:.0f} s of training and judging; in each of {self.plan.folds} fold{'s' if self.plan.folds > 1 else ''} up to "
-            f"{self.plan.epochs} epochs of {self.plan.items_per_epoch} items, stopped early after "
-            f"{min(self.epochs)} to {max(self.epochs)}"
+            f"{self.seconds:.0f} s: {folds}, each with up to {self.plan.epochs} epochs of {self.plan.items_per_epoch} items and early "
+            f"stopping, which let {' to '.join(map(str, ran))} run"
         )
 
 

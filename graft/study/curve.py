@@ -11,6 +11,7 @@ from graft.study.judge import TRANSFER, Judged
 from graft.study.material import Candidate, Material
 
 _SHARES = (1 / 8, 1 / 4, 1 / 2)
+_LEAST = 16  # items: on fewer a score says next to nothing
 
 
 def label_curve(judged: Judged, candidate: Candidate, classical: Classical, scratch: Scratch) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def label_curve(judged: Judged, candidate: Candidate, classical: Classical, scra
 
 
 def _sizes(material: Material, n: int) -> list[int]:
-    least = 2 * max(2, len(material.dataset.classes))
+    least = max(_LEAST, 2 * len(material.dataset.classes))
     return sorted({size for share in _SHARES if (size := round(n * share)) >= least})
 
 

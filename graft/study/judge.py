@@ -22,8 +22,8 @@ from graft.study.controls import SCRATCH, Classical, Scratch
 from graft.study.material import Choice, Material
 
 _FOLDS = 5
-# Repeats narrow the interval; with frozen features they cost next to nothing, with many items they are not needed.
-_REPEATS, _REPEAT_AT_MOST = 2, 5000
+# Repeats narrow the interval where items are few; with frozen features they cost next to nothing.
+_REPEATS, _REPEAT_AT_MOST = 2, 1000
 
 Fold = tuple[np.ndarray, np.ndarray]
 
@@ -38,8 +38,11 @@ class Parts:
     one_test: bool
 
 
-def parts(dataset: Dataset, seed: int, repeat: bool) -> Parts:
-    """The given test part (or, without one, the given validation part), else repeated stratified cross-validation."""
+def parts(dataset: Dataset, seed: int, repeat: bool = False) -> Parts:
+    """The given test part (or, without one, the given validation part), else stratified cross-validation.
+
+    repeat: deal the folds twice where items are few.
+    """
     n = len(dataset)
     given = np.full(n, "train") if dataset.split is None else np.asarray(dataset.split)
     for name in ("test", "validation"):
@@ -48,6 +51,7 @@ def parts(dataset: Dataset, seed: int, repeat: bool) -> Parts:
         if len(judged) and len(train):
             words = f"the given {name} part: {len(judged)} items, trained on the other {len(train)}"
             return Parts([(train, judged)], train, words, True)
+    assert dataset.task is not None and dataset.target is not None
     n_units = n if (blocks := dataset.blocks()) is None else len(np.unique(blocks))
     k, repeats = min(_FOLDS, n_units), _REPEATS if repeat and n <= _REPEAT_AT_MOST else 1
     cut = folds(dataset.target, dataset.task, k, seed, repeats=repeats, blocks=blocks)

@@ -10,13 +10,13 @@ import numpy as np
 from graft.backbones import load_backbone
 from graft.backbones.base import Backbone
 from graft.data import Dataset, View, folds, holdout
-from graft.errors import GraftError
+from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, interval_over_items, measure, metrics_for, signed
 from graft.features import extract, throughput
 from graft.heads import cross_validate, fit_head
-from graft.records import Epoch, Score, Step
+from graft.records import Epoch, Score, Step, Task
 from graft.strategies import STRATEGIES, make_plan
-from graft.transfer import Transfer
+from graft.transfer import Transfer, can_hold_out
 
 Progress = Callable[[Step | Epoch], None] | None
 
@@ -46,7 +46,7 @@ class Material:
     progress: Progress = None
     backbones: dict[str, Backbone] = field(default_factory=dict)
     speeds: dict[str, float] = field(default_factory=dict)
-    _features: dict[str, np.ndarray] = field(default_factory=dict)
+    _features: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -57,14 +57,15 @@ class Material:
                     f"backbone {name} reads {reads}s, {self.dataset.name} holds {self.dataset.modality}s. Name another backbone."
                 )
             self.speeds[name] = throughput(self.backbones[name], self.dataset.items)
-        self.task, self.target = self.dataset.task, np.asarray(self.dataset.target)
+        assert self.dataset.task is not None and self.dataset.target is not None  # what `load` gives is labelled
+        self.task, self.target = self.dataset.task, self.dataset.target
         self.blocks = self.dataset.blocks()
 
-    def features(self, name: str) -> np.ndarray:
+    def features(self, name: str, tap: str = "pooled") -> np.ndarray:
         """(n, d) of every item, extracted once."""
-        if name not in self._features:
-            self._features[name] = extract(self.backbones[name], self.dataset.items, progress=self.progress)
-        return self._features[name]
+        if (name, tap) not in self._features:
+            self._features[name, tap] = extract(self.backbones[name], self.dataset.items, tap=tap, progress=self.progress)
+        return self._features[name, tap]
 
     def items(self, index: np.ndarray) -> Sequence[Any]:
         return View(self.dataset.items, index)
@@ -97,9 +98,10 @@ class Material:
 
     def fit_and_predict(self, candidate: Candidate, index: np.ndarray, judged: np.ndarray) -> np.ndarray:
         """Outputs for the judged items of the candidate fitted on the items in index."""
-        if trains(self.plan(candidate)):
+        plan = self.plan(candidate)
+        if trains(plan):
             return self.fit(candidate, index).predict_outputs(self.items(judged))
-        features = self.features(candidate.backbone)
+        features = self.features(candidate.backbone, plan.tap)
         head = fit_head(features[index], self.target[index], self.task, **self._head_settings(index))
         return head.outputs(features[judged])
 
@@ -127,15 +129,15 @@ class Material:
         """The best candidate, by what these items alone say.
 
         The backbone is the first of the ranking. Strategies that train compete on one held-out part against the frozen
-        head on the same items; the cheaper wins a tie.
+        head on the same items; the cheaper wins a tie, and where there are too few items to hold some out.
         """
         if ranking is None and len(self.names) > 1:
             ranking = self.rank(index)
         backbone = ranking[0]["backbone"] if ranking else self.names[0]
         rivals = [Candidate(backbone, strategy) for strategy in strategies]
-        if len(rivals) == 1:
-            return Choice(rivals[0], [])
         blocks = self.blocks_of(index)
+        if len(rivals) == 1 or not can_hold_out(len(index), blocks):
+            return Choice(rivals[0], [])
         inner, held = (index[part] for part in holdout(self.target[index], self.task, _HELD_SHARE, self.seed, blocks=blocks))
         rows, outputs = [], {}
         for rival in rivals:
@@ -174,13 +176,14 @@ def trains(plan: Any) -> bool:
     return plan.reset or any(any(phase.lr) for phase in plan.phases)
 
 
-def choose_metric(dataset: Dataset, metric: str | None) -> tuple[str, str]:
-    """The metric to choose by, and why in words. Raises GraftError for one that does not judge this task."""
+def choose_metric(task: Task, target: np.ndarray, metric: str | None) -> tuple[str, str]:
+    """The metric to choose by, and why in words. target: of the training items. Raises GraftError for one that does not judge this task."""
     if metric is None:
-        return default_metric(dataset.task, dataset.target)
-    if metric not in METRICS or dataset.task not in METRICS[metric].tasks:
-        raise GraftError(f"metric {metric!r} does not judge {dataset.task}, expected one of {', '.join(metrics_for(dataset.task))}.")
-    return metric, "as asked for"
+        return default_metric(task, target)
+    if metric not in METRICS or task not in METRICS[metric].tasks:
+        allowed = metrics_for(task)
+        raise GraftError(f"metric {metric!r} does not judge {task}, expected one of {', '.join(allowed)}.{near_miss(metric, allowed)}")
+    return metric, f"{metric}, as asked for"
 
 
 def known_strategies(names: Sequence[str]) -> list[str]:

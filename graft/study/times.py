@@ -6,6 +6,7 @@ and this machine is kept in the cache folder and used again: the same command gi
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,12 @@ _TRANSFER_SHARE = 0.35
 _SCRATCH_SHARE = 0.25
 # A forward and a backward pass cost about three forward passes.
 _TRAINING_PASSES = 3.0
-# Tried in this order, cheapest first, where the user names none.
-DEFAULT_STRATEGIES = ("feature_extraction", "partial", "lp_ft")
+# What is tried where the user names none. A sentence encoder's last stage is made to be read; an image network's is not.
+DEFAULT_STRATEGIES = {
+    "image": ("feature_extraction", "head2toe", "partial", "lp_ft"),
+    "text": ("feature_extraction", "partial", "lp_ft"),
+    "table": ("feature_extraction",),
+}
 
 
 def resolve_budget(budget: str | float | None, strategies: Sequence[str] | None) -> float | None:
@@ -42,7 +47,8 @@ def affordable(
     if seconds is None:
         return order, []
     left = _TRANSFER_SHARE * seconds - sum(len(material.dataset) / speed for speed in material.speeds.values())
-    tried, dropped = [], []
+    tried: list[str] = []
+    dropped: list[str] = []
     for place, strategy in enumerate(order):
         left -= costs[strategy]
         (tried if place == 0 or left > 0 else dropped).append(strategy)
@@ -89,7 +95,7 @@ def scratch_plan(
     # Fewer folds rather than hardly any training in each; two are the least that an interval can be made from.
     folds = max(min(n_folds, 2), min(n_folds, int(items / (3 * n_train))))
     items_per_epoch = min(n_train, 1024)
-    return ScratchPlan(folds, max(1, round(items / folds / items_per_epoch)), items_per_epoch)
+    return ScratchPlan(folds, max(1, math.ceil(items / folds / items_per_epoch)), items_per_epoch)
 
 
 def _digest(settings: Any) -> str:

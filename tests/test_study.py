@@ -1,0 +1,243 @@
+"""The study: choosing inside, judging outside, controls beside, and the folder that is left."""
+
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+import graft
+from graft.data import load
+from graft.errors import GraftError
+from graft.report.page import HEADLINES
+from graft.study import run
+from graft.study.curve import labels_to_match
+from graft.study.judge import parts
+from graft.study.material import Candidate, Material
+from graft.transfer import Transfer
+
+FRUIT, METAL = ["apple", "pear", "plum", "fig"], ["iron", "zinc", "lead", "tin"]
+FILLER = ["the", "a", "some", "my", "old", "new", "red", "small", "big", "very", "on", "in"]
+
+
+def table(n=80, seed=0, split=False):
+    """Texts that differ by one telling word among many others."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(n):
+        words = [*rng.choice(FILLER, 5), rng.choice((FRUIT, METAL)[i % 2])]
+        rows.append({"text": " ".join(rng.permutation(words)), "label": ("fruit", "metal")[i % 2]})
+    frame = pd.DataFrame(rows)
+    return frame.assign(split=np.where(np.arange(n) % 4 == 3, "test", "train")) if split else frame
+
+
+def without_times(value):
+    """A result without what is measured by a clock."""
+    if isinstance(value, dict):
+        return {key: without_times(one) for key, one in value.items() if key not in ("seconds", "cost", "note")}
+    return [without_times(one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """One study by cross-validation, and the folder it left."""
+    out = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return run(table(), out=out, backbone="tiny:text", budget="5s"), out
+
+
+def test_the_result_keeps_its_promised_keys(judged):
+    study, out = judged
+    result = json.loads((out / "result.json").read_text())
+    promised = (
+        "task metric n_train n_test score interval backbone strategy seeds seconds controls verdict candidates ranking findings versions"
+    )
+    assert set(promised.split()) <= set(result)
+    assert set(result["verdict"]) == {"outcome", "effect", "interval", "against", "n", "test"}
+    assert result["verdict"]["outcome"] in ("helps", "no difference shown", "hurts")
+    assert result["task"] == "classification"
+    assert result["n_test"] == 80
+    assert set(result["controls"]) == {"from scratch", "TF-IDF + logistic regression"}
+    for row in [*result["controls"].values(), *result["candidates"], *result["ranking"]]:
+        assert row["interval"][0] <= row["score"] <= row["interval"][1]
+    assert study.result.score == result["score"]
+
+
+def test_the_folder_holds_what_is_promised(judged):
+    _, out = judged
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.yaml", "log.txt", "model", "predictions.csv", "report.html", "result.json",
+    ]  # fmt: skip
+    assert {path.name for path in (out / "model").iterdir()} == {"README.md", "backbone", "graft.json", "head.safetensors"}
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["seed"] == 0
+    assert config["strategies"][0] == "feature_extraction"
+    assert "chosen: tiny:text" in (out / "log.txt").read_text()
+
+
+def test_every_held_out_answer_is_in_the_predictions(judged):
+    study, out = judged
+    with open(out / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["id"] for row in rows} == {f"row {i}" for i in range(1, 81)}
+    first = [row for row in rows if int(row["fold"]) < 5]
+    accuracy = np.mean([row["label"] == row["prediction"] for row in rows])
+    assert len(first) == 80
+    assert accuracy == pytest.approx(study.result.score)
+    assert float(rows[0]["probability fruit"]) + float(rows[0]["probability metal"]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_page_is_written_and_says_the_verdict_first(judged):
+    study, out = judged
+    page = (out / "report.html").read_text()
+    assert page.index(HEADLINES[study.verdict.outcome]) < page.index("TF-IDF + logistic regression")
+    study.report(out.parent / "again.html")
+    assert (out.parent / "again.html").read_text() == page
+
+
+def test_the_shipped_model_predicts_after_loading(judged):
+    study, out = judged
+    texts = table(20, seed=5).text.tolist()
+    np.testing.assert_allclose(Transfer.load(out).predict_proba(texts), study.model.predict_proba(texts), atol=1e-6)
+
+
+def test_the_same_call_gives_the_same_numbers():
+    frame = table(60, split=True)
+    first, second = (run(frame, backbone="tiny:text", budget="3s", seed=3).result.to_dict() for _ in range(2))
+    assert without_times(first) == without_times(second)
+
+
+def test_a_given_test_part_is_judged_and_nothing_else():
+    study = run(table(80, split=True), backbone="tiny:text", budget="3s")
+    assert (study.result.n_train, study.result.n_test) == (60, 20)
+    assert "given test part: 20 items" in study.result.judged_on
+    assert study.verdict.test == "paired bootstrap over 20 items"
+
+
+def test_test_labels_cannot_influence_the_choice():
+    frame = table(80, split=True)
+    spoiled = frame.assign(label=np.where(frame.split == "test", frame.label[::-1].to_numpy(), frame.label))
+    honest, other = (run(data, backbone=["tiny:text", "tiny:text-1"], budget="3s").result for data in (frame, spoiled))
+    assert without_times(honest.candidates) == without_times(other.candidates)
+    assert without_times(honest.ranking) == without_times(other.ranking)
+    assert (honest.backbone, honest.strategy) == (other.backbone, other.strategy)
+
+
+def test_choosing_sees_only_the_training_part_of_a_fold(monkeypatch):
+    seen = []
+    choose = Material.choose
+    monkeypatch.setattr(Material, "choose", lambda self, index, *rest: seen.append(set(index.tolist())) or choose(self, index, *rest))
+    run(table(40), backbone="tiny:text", strategy="feature_extraction")
+    cut = parts(load(table(40)), 0, repeat=True)
+    assert len(cut.folds) == 10
+    assert seen[0] == set(range(40))
+    for index, (train, test) in zip(seen[1:], cut.folds, strict=True):
+        assert index == set(train.tolist())
+        assert not index & set(test.tolist())
+
+
+def test_strategies_that_were_named_are_all_tried_without_a_budget():
+    study = run(table(60, split=True), backbone="tiny:text", strategy=["partial", "feature_extraction"])
+    assert {row["strategy"] for row in study.result.candidates} == {"partial", "feature_extraction"}
+
+
+def test_the_from_scratch_control_gets_at_least_transfers_time(judged):
+    study, _ = judged
+    scratch = study.result.controls["from scratch"]
+    assert scratch["folds"] >= 2
+    assert "early stopping" in scratch["note"]
+
+
+def test_pictures_work_end_to_end_with_broken_files(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("bright", 160)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(15):
+            Image.fromarray(rng.integers(level, level + 60, (24, 24, 3), dtype=np.uint8)).save(tmp_path / "data" / name / f"{i}.png")
+    (tmp_path / "data" / "dark" / "torn.jpg").write_bytes(b"no picture")
+    study = run(tmp_path / "data", out=tmp_path / "run", backbone="tiny:image", budget="3s")
+    assert study.result.n_test == 30
+    assert any(finding["kind"] == "unreadable" and "dark/torn.jpg" in finding["items"] for finding in study.result.findings)
+    assert study.result.score > 0.9
+    assert set(study.result.controls) == {"from scratch", "HOG + colour histogram + logistic regression"}
+
+
+def test_a_regression_is_judged_by_r2():
+    frame = table(60)
+    frame["label"] = [3.5 * ("apple" in text) + 0.25 for text in frame.text]
+    result = run(frame, backbone="tiny:text", budget="3s").result
+    assert (result.task, result.metric) == ("regression", "r2")
+    assert set(result.metrics) == {"r2", "mae", "rmse"}
+    assert result.confusion == []
+
+
+def test_several_labels_an_item_work():
+    frame = table(60)
+    frame["label"] = ["|".join(word for word in ("red", "big", "old") if word in text) or "none" for text in frame.text]
+    result = run(frame, backbone="tiny:text", budget="3s").result
+    assert (result.task, result.metric) == ("multilabel", "macro_f1")
+
+
+def test_a_table_of_numbers_is_read_as_text_and_compared_with_boosting():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"age": rng.integers(20, 60, 60), "work": rng.choice(["office", "field"], 60)})
+    frame["label"] = np.where(frame.work == "office", "yes", "no")
+    result = run(frame, backbone="tiny:text", budget="3s").result
+    assert result.modality == "table"
+    assert "gradient boosting" in result.controls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backbone": "tiny:image"}, "reads images, .* holds texts"),
+        ({"strategy": "lp_tf"}, "Did you mean 'lp_ft'"),
+        ({"strategy": "scratch"}, "is the control of every run"),
+        ({"metric": "r2"}, "does not judge classification, expected one of accuracy"),
+        ({"budget": "soon"}, "expected a time above zero"),
+    ],
+)
+def test_what_does_not_fit_is_said(arguments, message):
+    with pytest.raises(GraftError, match=message):
+        run(table(20), **{"backbone": "tiny:text", **arguments})
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_time_is_spent(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GraftError, match="cannot be written to"):
+        run(table(20), out=tmp_path / "file" / "run", backbone="tiny:text")
+
+
+def test_without_any_pretrained_image_model_the_message_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.fromarray(np.full((8, 8, 3), 10 * i + 100 * (name == "b"), np.uint8)).save(tmp_path / name / f"{i}.png")
+    with pytest.raises(GraftError, match=r"(?s)no pretrained image model on this disk.*--backbone checkpoint:FOLDER"):
+        run(tmp_path)
+
+
+def test_ranking_puts_the_better_backbone_first():
+    rows = graft.rank(table(60), ["tiny:text", "tiny:text-1"])
+    assert {row["backbone"] for row in rows} == {"tiny:text", "tiny:text-1"}
+    assert rows[0]["score"] >= rows[1]["score"]
+    assert all(row["cost"] > 0 and row["interval"][0] <= row["score"] <= row["interval"][1] for row in rows)
+
+
+def test_labels_to_match_is_read_off_in_log_n():
+    assert labels_to_match([(10, 0.5), (100, 0.7)], 0.6) == 32
+    assert labels_to_match([(10, 0.5), (100, 0.7)], 0.4) == 10
+    assert labels_to_match([(10, 0.5), (100, 0.7)], 0.8) is None
+
+
+def test_a_candidate_equals_its_model():
+    material = Material(load(table(60)), ["tiny:text"], "accuracy", 0)
+    train, test = np.arange(40), np.arange(40, 60)
+    candidate = Candidate("tiny:text", "feature_extraction")
+    model = material.fit(candidate, train)
+    np.testing.assert_allclose(model.predict_outputs(material.items(test)), material.fit_and_predict(candidate, train, test), atol=1e-6)
