@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -29,6 +29,8 @@ FORMAT = 1  # of the saved folder
 _VALIDATION_SHARE = 0.2
 _VALIDATION_AT_MOST = 1000  # items: more would cost time and hardly sharpen the score
 _LEAST_TO_HOLD_OUT = 10
+# With fewer labels a class than this, a start that is already good loses more by giving some up than early stopping gains.
+_FEW_A_CLASS = 20
 _PATIENCE = 3  # epochs without a better validation score before a phase ends
 
 Progress = Callable[[Step | Epoch], None] | None
@@ -99,7 +101,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         """`fit` for what is already a Dataset's: items, and labels encoded as `encode` gives them.
 
         validation: (items, target) for early stopping; without it a fifth of the items, at most 1000, is held out where the plan trains;
-        of fewer than ten items none is, and the plan is played to its end.
+        of fewer than ten items, or twenty a class where the head starts solved, none is: the plan is played to its end.
         metric: name of the metric that early stopping watches. items_per_epoch: see `train`.
         """
         backbone = self._load_backbone()
@@ -111,7 +113,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         solved = not self.plan_.reset and (not phases or _only_head(phases[0]))
         if solved:
             phases = phases[1:]
-        if phases and validation is None and can_hold_out(len(target), blocks):
+        few = solved and len(target) < _FEW_A_CLASS * max(1, len(classes))
+        if phases and validation is None and not few and can_hold_out(len(target), blocks):
             share = min(_VALIDATION_SHARE, _VALIDATION_AT_MOST / len(target))
             inner, held = holdout(target, task, share, self.random_state, blocks=blocks)
             validation = (View(items, held), target[held])

@@ -17,10 +17,10 @@ SOURCES: tuple[str, ...] = tuple(
     sorted(found.name for found in pkgutil.iter_modules(__path__) if found.name != "base" and found.name[0] != "_")
 )
 
-# Offline first. The hub names are small, well-tested networks that run on a CPU.
-_SHORTLIST = {
+# Small, well-tested networks that run on a CPU.
+_HUB = {
     "image": ["timm:mobilenetv3_large_100.ra_in1k", "timm:resnet18.a1_in1k", "timm:vit_small_patch16_224.augreg_in21k_ft_in1k"],
-    "text": ["sentence:minilm", "sentence:BAAI/bge-small-en-v1.5"],
+    "text": ["sentence:sentence-transformers/all-MiniLM-L6-v2", "sentence:BAAI/bge-small-en-v1.5"],
 }
 
 
@@ -68,8 +68,8 @@ def on_disk(modality: str) -> list[str]:
 
 
 def shortlist(modality: str) -> list[str]:
-    """Candidates to start with when none are named: what is on the disk; where the hub may be asked, small well-tested networks too."""
+    """Candidates where none are named: what is on the disk; only where that is nothing and the hub may be asked, small networks of it."""
     local = on_disk(modality)
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if local or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return local
-    return list(dict.fromkeys([*local, *_SHORTLIST["image" if modality == "image" else "text"]]))
+    return list(_HUB["image" if modality == "image" else "text"])

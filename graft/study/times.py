@@ -22,8 +22,8 @@ _SCRATCH_SHARE = 0.25
 _TRAINING_PASSES = 3.0
 # What is tried where the user names none. A sentence encoder's last stage is made to be read; an image network's is not.
 DEFAULT_STRATEGIES = {
-    "image": ("feature_extraction", "head2toe", "partial", "lp_ft"),
-    "text": ("feature_extraction", "partial", "lp_ft"),
+    "image": ("feature_extraction", "head2toe", "lp_ft"),
+    "text": ("feature_extraction", "lp_ft"),
     "table": ("feature_extraction",),
 }
 
