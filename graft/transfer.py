@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,13 +176,17 @@ class Transfer(ClassifierMixin, BaseEstimator):
             validation=validation,
             seed=self.random_state,
             class_weight=self.class_weight,
-            patience=_PATIENCE if validation else None,
+            patience=self._patience(plan) if validation else None,
             metric=better,
             items_per_epoch=items_per_epoch,
             progress=progress,
         ):
             self.history_.append(event)
         return _linear_head(head, self.task_, centre, scale)
+
+    def _patience(self, plan: Plan) -> int:
+        # Random weights may stand still for many epochs before they learn: they get a third of what there is.
+        return max(_PATIENCE, math.ceil(sum(phase.epochs for phase in plan.phases) / 3)) if plan.reset else _PATIENCE
 
     def predict_outputs(self, X: Any, progress: Progress = None) -> np.ndarray:
         """Classification and multi-label: probabilities (n, c). Regression: values (n,)."""

@@ -20,7 +20,7 @@ from graft.transfer import Transfer, can_hold_out
 
 Progress = Callable[[Step | Epoch], None] | None
 
-INNER_FOLDS = 5
+_INNER_FOLDS, _MANY = 5, 2000
 _HELD_SHARE = 0.2
 
 
@@ -81,7 +81,9 @@ class Material:
         """Folds of these items, as positions in index: choosing happens on them alone."""
         blocks = self.blocks_of(index)
         n_units = len(index) if blocks is None else len(np.unique(blocks))
-        return folds(self.target[index], self.task, min(INNER_FOLDS, n_units), self.seed, blocks=blocks)
+        # Where items are many, halves of them tell as much as fifths of few.
+        k = _INNER_FOLDS if len(index) <= _MANY else 2
+        return folds(self.target[index], self.task, min(k, n_units), self.seed, blocks=blocks)
 
     def fit(self, candidate: Candidate, index: np.ndarray) -> Transfer:
         """The candidate fitted on these items, as a model."""
