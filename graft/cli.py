@@ -31,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Progress = Callable[[Step | Epoch], None]
 # What `_print_table` prints: the header, then a row of cells each.
 Rows = tuple[Sequence[str], Sequence[Sequence[str]]]
 
@@ -76,6 +77,7 @@ def run(
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="Number to choose by. See: graft list metrics")] = None,
     budget: Annotated[str | None, typer.Option(metavar="TIME", help="Time to spend, e.g. 90s, 10m, 2h.")] = None,
     seed: Seed = 0,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write losses and scores to RUN/tensorboard as well.")] = False,
 ) -> None:
     """Find the best model for DATA, and judge it.
 
@@ -86,6 +88,8 @@ def run(
 
     dataset = _load(data, label, text, image, split, group, task)
     with _progress() as progress:
+        if tensorboard:
+            progress = _with_tensorboard(progress, out / "tensorboard")
         done = study.run(
             dataset,
             out=out,
@@ -396,8 +400,22 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console.print(table)
 
 
+def _with_tensorboard(progress: Progress | None, folder: Path) -> Progress:
+    from graft.train import tensorboard_writer
+
+    write = tensorboard_writer(folder)
+
+    def tell(event: Step | Epoch) -> None:
+        if isinstance(event, Epoch):
+            write(event)
+        if progress:
+            progress(event)
+
+    return tell
+
+
 @contextmanager
-def _progress() -> Iterator[Callable[[Step | Epoch], None] | None]:
+def _progress() -> Iterator[Progress | None]:
     """A bar on the terminal that Step and Epoch events move; None where nobody watches."""
     from rich.console import Console
 

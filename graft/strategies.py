@@ -190,7 +190,8 @@ def remarks(plan: Plan) -> list[str]:
     """What a plan does besides its rates, one sentence each."""
     said = []
     if not plan.phases:
-        said.append("No gradient steps: a closed-form or convex head is fitted on frozen features.")
+        what = "frozen features" if plan.tap == "pooled" else "the averaged output of every frozen stage"
+        said.append(f"No gradient steps: a closed-form or convex head is fitted on {what}.")
     if plan.reset:
         said.append("Starts from random weights.")
     if plan.lora_rank:

@@ -182,6 +182,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
             progress=progress,
         ):
             self.history_.append(event)
+            if progress:
+                progress(event)
         return _linear_head(head, self.task_, centre, scale)
 
     def _patience(self, plan: Plan) -> int:
