@@ -212,7 +212,8 @@ def predict(
     from graft.transfer import Transfer
 
     model = Transfer.load(run)
-    dataset = rooms.load_unlabelled(data, text=text or None, image=image, modality=model.backbone_.modality)
+    reads = "table" if {"number", "category"} & set(model.columns_.values()) else model.backbone_.modality
+    dataset = rooms.load_unlabelled(data, text=text or None, image=image, modality=reads, columns=model.columns_ or None)
     header, rows = prediction_rows(model, dataset)
     if out is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows([header])

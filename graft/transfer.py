@@ -28,7 +28,7 @@ from graft.train import train
 
 FORMAT = 1  # of the saved folder
 _VALIDATION_SHARE = 0.2
-_VALIDATION_AT_MOST = 1000  # items: more would cost time and hardly sharpen the score
+_VALIDATION_AT_MOST = 500  # items: more would cost time and hardly sharpen the score
 _LEAST_TO_HOLD_OUT = 10
 # With fewer labels a class than this, a start that is already good loses more by giving some up than early stopping gains.
 _FEW_A_CLASS = 20
@@ -49,7 +49,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
     class_weight: None, or "balanced".
     random_state: seed of everything drawn; the same call twice gives the same model.
 
-    After fit: `classes_`, `task_`, `plan_`, `backbone_`, `head_`, `history_` (an Epoch for each epoch trained).
+    After fit: `classes_`, `task_`, `plan_`, `backbone_`, `head_`, `history_` (an Epoch for each epoch trained),
+    `columns_` (name -> kind of the table's columns that it reads, where a study knows them).
     A leading phase in which only the head learns is convex, so its optimum is solved for instead of descended to.
     """
 
@@ -101,11 +102,12 @@ class Transfer(ClassifierMixin, BaseEstimator):
     ) -> "Transfer":
         """`fit` for what is already a Dataset's: items, and labels encoded as `encode` gives them.
 
-        validation: (items, target) for early stopping; without it a fifth of the items, at most 1000, is held out where the plan trains;
+        validation: (items, target) for early stopping; without it a fifth of the items, at most 500, is held out where the plan trains;
         of fewer than ten items, or twenty a class where the head starts solved, none is: the plan is played to its end.
         metric: name of the metric that early stopping watches. items_per_epoch: see `train`.
         """
         backbone = self._load_backbone()
+        self.columns_: dict[str, str] = {}
         self.task_, self.classes_ = task, np.asarray(classes, dtype=None if len(classes) else str)
         self.plan_ = self.strategy if isinstance(self.strategy, Plan) else make_plan(self.strategy, backbone.depth, self.epochs, self.lr)
         self.history_: list[Epoch] = []
@@ -251,6 +253,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
                 "tap": self.plan_.tap,
             },
             "preprocessing": self.backbone_.preprocessing,
+            "columns": self.columns_,
         }
         (folder / "graft.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -273,6 +276,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         model.backbone_ = load_backbone(f"checkpoint:{folder / 'backbone'}")
         model.backbone_.name = about["backbone"]
         model.head_ = LinearHead.from_arrays(load_file(folder / "head.safetensors"))
+        model.columns_ = about["columns"]
         model.task_, model.tuned_, model.history_ = about["task"], about["tuned"], []
         model.classes_ = np.asarray(about["classes"], dtype=None if about["classes"] else str)
         plan = about["plan"]

@@ -226,6 +226,7 @@ class Model:
     def __init__(self, task="classification", classes=("ant", "bee")):
         self.task_, self.classes_ = task, np.array(classes)
         self.backbone_ = SimpleNamespace(modality="image")
+        self.columns_ = {"image": "image"}
 
     def predict_outputs(self, items):
         from graft.items import open_image

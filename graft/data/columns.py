@@ -39,6 +39,7 @@ TEXT_NAMES = (
 )  # fmt: skip
 IMAGE_NAMES = ("image", "images", "image_path", "img", "img_path", "path", "file", "file_name", "filename", "filepath", "picture", "photo")
 SPLIT_COLUMNS = ("split", "subset", "partition", "fold", "set")
+TEXT_JOIN = " + "  # between the names of text columns that are read as one
 GROUP_HINTS = ("user", "user_id", "group", "patient", "patient_id", "subject", "subject_id", "author", "customer", "customer_id", "session")
 MISSING_NUMBERS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "none", "?", "-")
 LOOK_AT = 200  # values looked at to tell what a column holds
@@ -241,7 +242,7 @@ def input_columns(table: Table, roles: Roles) -> dict[str, Column]:
         return {roles.image: Column("image", _image_items(table, roles.image))}
     if roles.text:
         texts = [Mapped(_as_text, table.columns[name]) for name in roles.text]
-        return {" + ".join(roles.text): Column("text", texts[0] if len(texts) == 1 else Rows(_join_texts, texts))}
+        return {TEXT_JOIN.join(roles.text): Column("text", texts[0] if len(texts) == 1 else Rows(_join_texts, texts))}
     return {name: table_column(table.columns[name], f"{table.where}, column {name!r}") for name in roles.rest}
 
 

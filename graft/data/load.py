@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from graft.data.columns import GROUP_HINTS, Roles, choose_roles, holds_image_items, input_columns
+from graft.data.columns import GROUP_HINTS, TEXT_JOIN, Roles, choose_roles, holds_image_items, input_columns
 from graft.data.dataset import ArrowValues, Column, Dataset, Mapped, View, is_missing
 from graft.data.folders import SPLIT_NAMES, ImageFolder, is_image_name, list_images, read_folder, some
 from graft.data.tables import TABLE_ENDINGS, Table, as_column, is_huggingface, read_table, read_table_folder, row_names, split_of
@@ -64,7 +64,8 @@ def load_unlabelled(
     """What a model is to predict, without labels: as `load` takes it, and also one image, a list of paths, images or texts.
 
     modality: "image", "text" or "table", what the model reads; None: told from the source. columns: for tables, the
-    columns that the model was trained on, by name, or name -> "number" | "category".
+    columns that the model was trained on, by name, or name -> "number", "category", "text" or "image"; a text or image
+    column is taken where the table has it, numbers and categories must be there.
     Raises GraftError when the source cannot be read, or lacks one of those columns.
     """
     if isinstance(source, (list, tuple, np.ndarray, pd.Series)):
@@ -78,6 +79,13 @@ def load_unlabelled(
         found = list_images(path)
         return Dataset(str(source), {"image": Column("image", found.items)}, found.ids, notes=tuple(found.notes))
     table = _read(source, path)
+    if isinstance(columns, Mapping) and not {"number", "category"} & set(columns.values()):
+        # One text or image column: the one that was trained on, where this table has it too.
+        (joined, kind), *_ = columns.items()
+        known = [name for name in joined.split(TEXT_JOIN) if name in table.columns]
+        if text is None and image is None and known == joined.split(TEXT_JOIN):
+            text, image = (known, None) if kind == "text" else (None, joined)
+        columns = None
     if modality == "table" or columns is not None:
         wanted = list(columns) if columns is not None else list(table.columns)
         missing = [name for name in wanted if name not in table.columns]

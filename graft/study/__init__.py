@@ -121,6 +121,7 @@ def run(
     final = material.choose(cut.train, strategies, ranking)
     judged = judge_transfer(material, cut, strategies) if not cut.one_test else Judged(material, cut, {}, [final])
     model = material.fit(final.candidate, cut.train)
+    model.columns_ = {name: column.kind for name, column in dataset.columns.items()}
     if cut.one_test:
         judged.outputs[TRANSFER] = [model.predict_outputs(material.items(cut.folds[0][1]))]
     log.note(f"chosen: {final.candidate.backbone}, {final.candidate.strategy}")

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from graft.budget import budget_seconds
 from graft.features import remembered
 from graft.study.material import Candidate, Material, trains
@@ -89,7 +91,7 @@ def scratch_plan(
 
     spent: seconds that transfer took, all folds together; remembered for these settings.
     """
-    spent = remembered(f"transfer {_digest(settings)}", lambda: spent)
+    spent = remembered(f"transfer {_digest(settings, material.target)}", lambda: spent)
     allowed = max(1.1 * spent, _SCRATCH_SHARE * (seconds or 0.0))
     items = allowed * material.speeds[backbone] / _TRAINING_PASSES
     # Fewer folds rather than hardly any training in each; two are the least that an interval can be made from.
@@ -98,5 +100,7 @@ def scratch_plan(
     return ScratchPlan(folds, max(1, math.ceil(items / folds / items_per_epoch)), items_per_epoch)
 
 
-def _digest(settings: Any) -> str:
-    return hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+def _digest(settings: Any, target: np.ndarray) -> str:
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
+    digest.update(target.tobytes())
+    return digest.hexdigest()
