@@ -145,6 +145,17 @@ def test_strategies_that_were_named_are_all_tried_without_a_budget():
     assert {row["strategy"] for row in study.result.candidates} == {"partial", "feature_extraction"}
 
 
+def test_a_given_validation_part_is_what_strategies_are_compared_on():
+    frame = table(90, split=True)
+    frame.loc[frame.index % 4 == 2, "split"] = "validation"
+    material = Material(load(frame), ["tiny:text"], "accuracy", 0)
+    cut = parts(load(frame), 0)
+    ((fitted, held),) = material._compared_on(cut.train, training=True)
+    assert set(frame.split[held]) == {"validation"}
+    assert set(frame.split[fitted]) == {"train"}
+    assert set(frame.split[cut.folds[0][1]]) == {"test"}
+
+
 def test_the_from_scratch_control_gets_at_least_transfers_time(judged):
     study, _ = judged
     scratch = study.result.controls["from scratch"]

@@ -20,7 +20,7 @@ from graft.transfer import Transfer, can_hold_out
 
 Progress = Callable[[Step | Epoch], None] | None
 
-_INNER_FOLDS, _MANY = 5, 2000
+_INNER_FOLDS, _FEW, _MANY = 5, 500, 2000
 _HELD_SHARE = 0.2
 
 
@@ -130,25 +130,37 @@ class Material:
     def choose(self, index: np.ndarray, strategies: Sequence[str], ranking: Sequence[dict[str, Any]] | None = None) -> "Choice":
         """The best candidate, by what these items alone say.
 
-        The backbone is the first of the ranking. Strategies that train compete on one held-out part against the frozen
-        head on the same items; the cheaper wins a tie, and where there are too few items to hold some out.
+        The backbone is the first of the ranking. Strategies compete on the same held-out items; the cheaper wins a tie, and
+        where there are too few items to hold some out.
         """
         if ranking is None and len(self.names) > 1:
             ranking = self.rank(index)
         backbone = ranking[0]["backbone"] if ranking else self.names[0]
         rivals = [Candidate(backbone, strategy) for strategy in strategies]
-        blocks = self.blocks_of(index)
-        if len(rivals) == 1 or not can_hold_out(len(index), blocks):
+        if len(rivals) == 1 or not can_hold_out(len(index), self.blocks_of(index)):
             return Choice(rivals[0], [])
-        inner, held = (index[part] for part in holdout(self.target[index], self.task, _HELD_SHARE, self.seed, blocks=blocks))
-        rows, outputs = [], {}
+        rows, scores = [], {}
+        parts = self._compared_on(index, any(trains(self.plan(rival)) for rival in rivals))
+        judged = np.concatenate([held for _, held in parts])
         for rival in rivals:
             begun = time.perf_counter()
-            outputs[rival] = self.fit_and_predict(rival, inner, held)
-            score = interval_over_items(self.metric, self.target[held], outputs[rival], self.seed)
+            outputs = np.concatenate([self.fit_and_predict(rival, fitted, held) for fitted, held in parts])
+            scores[rival] = self.better(outputs, judged)
+            score = interval_over_items(self.metric, self.target[judged], outputs, self.seed)
             rows.append(_row(rival, score, time.perf_counter() - begun))
-        best = max(rivals, key=lambda rival: self.better(outputs[rival], held))
-        return Choice(best, rows)
+        return Choice(max(rivals, key=lambda rival: scores[rival]), rows)
+
+    def _compared_on(self, index: np.ndarray, training: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(fitted on, compared on) parts of these items: the given validation part where there is one, each item once where
+        items are few and no rival trains, else one held-out fifth."""
+        if self.dataset.split is not None and "test" in self.dataset.split:
+            given = self.dataset.split[index] == "validation"
+            if given.any() and not given.all():
+                return [(index[~given], index[given])]
+        if not training and len(index) <= _FEW:
+            return [(index[fitted], index[held]) for fitted, held in self.inner_folds(index)]
+        fitted, held = holdout(self.target[index], self.task, _HELD_SHARE, self.seed, blocks=self.blocks_of(index))
+        return [(index[fitted], index[held])]
 
     def _head_settings(self, index: np.ndarray) -> dict[str, Any]:
         return {"n_classes": len(self.dataset.classes) or None, "seed": self.seed, "blocks": self.blocks_of(index)}
