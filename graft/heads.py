@@ -178,6 +178,8 @@ def ridge(
         yield strength, weight, level - centre @ weight
 
 
+# One thread: these products are small, and two threads took 1.4 to 3 times as long on two cores.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def fit_head(
     features: np.ndarray,
     y: np.ndarray,
@@ -199,22 +201,6 @@ def fit_head(
     Probabilities are calibrated by one temperature, found on the same held-out items (Guo et al. 2017, arXiv:1706.04599).
     Raises GraftError for features that are not finite, fewer than two classes, or a kind that does not serve the task.
     """
-    # One thread: these products are small, and two threads took 1.4 to 3 times as long on two cores.
-    with threadpool_limits(1, user_api="blas"):
-        return _fit_head(features, y, task, kind, n_classes, class_weight, seed, blocks, metric)
-
-
-def _fit_head(
-    features: np.ndarray,
-    y: np.ndarray,
-    task: Task,
-    kind: "str | Callable[..., Path]",
-    n_classes: int | None,
-    class_weight: "str | np.ndarray | None",
-    seed: int,
-    blocks: np.ndarray | None,
-    metric: "str | Metric | None",
-) -> LinearHead:
     features, target, c = _checked(features, y, task, n_classes)
     weights = _item_weights(target, task, class_weight)
     columns = np.flatnonzero(target.any(axis=0)) if task == "classification" else np.arange(c)

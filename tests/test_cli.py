@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import subprocess
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -129,6 +130,7 @@ def test_run_hands_every_flag_on_and_ends_with_verdict_table_and_page(command, s
     columns = {"label": "intent", "text": ["title", "body"], "image": None, "split": "part", "group": "user", "task": "classification"}
     assert loaded == [("d.csv", columns)]
     ran[0].pop("progress")
+    assert ran[0].pop("command") == shlex.join(["graft", "run", "d.csv", "--out", "runs/x", *flags, *choices])
     wanted = {"backbone": ["a:b", "c:d"], "strategy": ["lp_ft"], "metric": "accuracy", "budget": 120.0, "seed": 3}
     assert ran == [{"out": Path("runs/x"), **wanted}]
     assert "label: column 'intent'" in out and "problem: 2 files cannot be read.\n  a.jpg\n  b.jpg\n" in out
