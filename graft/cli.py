@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graft.budget import budget_seconds
-from graft.errors import GraftError, near_miss
+from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.files import replacing
 from graft.records import Epoch, Finding, Result, Step
 
@@ -279,7 +279,7 @@ def _predict_readable(model: "Transfer", items: Sequence[Any]) -> tuple[Any, dic
     """Outputs of the items that can be read, in order; position -> why, for those that cannot."""
     try:
         return model.predict_outputs(items), {}
-    except OSError:
+    except UnreadableItems:
         # Only now is each image opened by itself: doing it first would decode every image twice.
         errors = _unreadable(items)
         if not errors:

@@ -8,6 +8,10 @@ class GraftError(ValueError):
     """What the caller can mend. The message says where, what came, what was expected, what to do next."""
 
 
+class UnreadableItems(GraftError):
+    """Items that no one can read: files that are gone, torn, or no images."""
+
+
 def near_miss(value: object, allowed: Iterable[object]) -> str:
     """The end of an error message: " Did you mean 'x'?" where an allowed value is close, else "".
 

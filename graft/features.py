@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from graft.backbones.base import Backbone, State
-from graft.errors import GraftError, near_miss
+from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.files import replacing
 from graft.items import content_key, open_image
 from graft.records import Step
@@ -51,7 +51,7 @@ def extract(
     write the disk cache (see `cache_folder`); without it equal items are still computed once. progress: is told a Step
     after each batch.
     Returns (n, d) float32, in the order of the items. The backbone is left in evaluation mode.
-    Raises GraftError naming the items that cannot be read. Warns, and goes on without, where the cache cannot be
+    Raises UnreadableItems naming the items that cannot be read. Warns, and goes on without, where the cache cannot be
     written or a part of it cannot be read.
     """
     if batch_size < 1:
@@ -230,9 +230,9 @@ def _prepare(backbone: Backbone, items: Sequence[Any], places: Sequence[int]) ->
         raise _cannot_read(unreadable) from None
 
 
-def _cannot_read(unreadable: list[str]) -> GraftError:
+def _cannot_read(unreadable: list[str]) -> UnreadableItems:
     shown = "; ".join(unreadable[:5]) + (f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else "")
-    return GraftError(f"{len(unreadable)} items cannot be read, expected whole files: {shown}. `graft check` sets such items aside.")
+    return UnreadableItems(f"{len(unreadable)} items cannot be read, expected whole files: {shown}. `graft check` sets such items aside.")
 
 
 def _short(item: Any) -> str:

@@ -3,8 +3,8 @@
 import csv
 import io
 import json
-import subprocess
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,7 +15,7 @@ from PIL import Image
 
 import graft
 from graft import cli
-from graft.errors import GraftError
+from graft.errors import GraftError, UnreadableItems
 from graft.records import Epoch, Finding, Result, Step, Verdict
 
 VERDICT = Verdict("helps", 0.12, (0.05, 0.19), "TF-IDF + logistic regression", 84, "paired bootstrap over items")
@@ -233,7 +233,10 @@ class Model:
     def predict_outputs(self, items):
         from graft.items import open_image
 
-        sure = np.array([np.asarray(open_image(item)).mean() / 255 for item in items])
+        try:
+            sure = np.array([np.asarray(open_image(item)).mean() / 255 for item in items])
+        except OSError as error:
+            raise UnreadableItems(str(error)) from None
         return sure if self.task_ == "regression" else np.stack([1 - sure, sure], 1)
 
 

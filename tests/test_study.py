@@ -10,7 +10,8 @@ import yaml
 from PIL import Image
 
 import graft
-from graft.data import load
+from graft import cli
+from graft.data import load, load_unlabelled
 from graft.errors import GraftError
 from graft.report.page import HEADLINES
 from graft.study import run
@@ -175,6 +176,11 @@ def test_pictures_work_end_to_end_with_broken_files(tmp_path):
     assert any(finding["kind"] == "unreadable" and "dark/torn.jpg" in finding["items"] for finding in study.result.findings)
     assert study.result.score > 0.9
     assert set(study.result.controls) == {"from scratch", "HOG + colour histogram + logistic regression"}
+    _, rows = cli.prediction_rows(Transfer.load(tmp_path / "run"), load_unlabelled(tmp_path / "data"))
+    by_id = {row[0]: row for row in rows}
+    assert len(by_id) == 31
+    assert by_id["dark/torn.jpg"] == ["dark/torn.jpg", "", "", "", "cannot be read: not an image"]
+    assert by_id["bright/3.png"][1] == "bright"
 
 
 def test_a_regression_is_judged_by_r2():
@@ -193,11 +199,12 @@ def test_several_labels_an_item_work():
     assert (result.task, result.metric) == ("multilabel", "macro_f1")
 
 
-def test_a_table_of_numbers_is_read_as_text_and_compared_with_boosting():
+def test_a_table_of_numbers_is_read_as_text_and_compared_with_boosting(tmp_path):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"age": rng.integers(20, 60, 60), "work": rng.choice(["office", "field"], 60)})
     frame["label"] = np.where(frame.work == "office", "yes", "no")
-    result = run(frame, backbone="tiny:text", budget="3s").result
+    result = run(frame, out=tmp_path, backbone="tiny:text", budget="3s").result
+    assert Transfer.load(tmp_path).columns_ == {"age": "number", "work": "category"}
     assert result.modality == "table"
     assert "gradient boosting" in result.controls
 

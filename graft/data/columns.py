@@ -101,11 +101,13 @@ def choose_roles(
         roles.label = free()[0]
         roles.notes.append(f"label: column {roles.label!r} (the only one left)")
     if labelled and roles.label is None:
+        close = next((name for name in table.columns if any(known in name.lower() for known in LABEL_NAMES)), None)
+        hint = f" Did you mean {close!r}?" if close else ""
         header = " If the first row is no header, add one." if table.where.lower().endswith((".csv", ".tsv")) else ""
         raise GraftError(
             f"{table.where}: found no label among the columns {some(list(table.columns), 20)}, "
             f"expected one named {', '.join(LABEL_NAMES[:6])} or the like. "
-            f"Name it with label=... (--label).{header}"
+            f"Name it with label=... (--label).{hint}{header}"
         )
     roles.rest = free()
     return roles
