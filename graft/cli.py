@@ -106,6 +106,11 @@ def run(
     _print_findings([Finding(**finding) for finding in done.result.findings])
     typer.echo(f"\n{done.verdict}\n")
     _print_table(*_comparison(done.result))
+    for name, control in done.result.controls.items():
+        if control.get("note"):
+            typer.echo(f"{name}: {control['note']}, {control['seconds']:.0f} s")
+    if done.result.label_curve:
+        typer.echo(done.result.label_curve["sentence"])
     typer.echo(f"\nThe page:  {out / 'report.html'}\nThe model: {out / 'model'}")
 
 

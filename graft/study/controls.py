@@ -86,8 +86,8 @@ class Scratch:
         folds = f"{self.plan.folds} folds" if self.plan.folds > 1 else "one fold"
         ran = sorted({min(self.epochs), max(self.epochs)})
         return (
-            f"{self.seconds:.0f} s: {folds}, each with up to {self.plan.epochs} epochs of {self.plan.items_per_epoch} items and early "
-            f"stopping, which let {' to '.join(map(str, ran))} run"
+            f"{folds}, up to {self.plan.epochs} epochs of {self.plan.items_per_epoch} items and early "
+            f"stopping, of which {' to '.join(map(str, ran))} ran"
         )
 
 
