@@ -449,3 +449,11 @@ def test_a_part_of_a_part_reads_only_what_is_asked_for(tmp_path):
     with pytest.raises(IndexError):
         part.items[2]
     assert json.dumps(list(part.ids))
+
+
+def test_evenly_filled_numbers_without_a_gap_are_classes_however_many():
+    few_shot = encode_target([i % 77 for i in range(770)])
+    assert (few_shot.task, len(few_shot.classes)) == ("classification", 77)
+    assert encode_target([i % 77 + 5 for i in range(770)]).task == "regression"
+    uneven = [0] * 40 + [i % 76 + 1 for i in range(730)]
+    assert encode_target(uneven).task == "regression"

@@ -30,7 +30,8 @@ def encode_target(values: Sequence[Any], task: Task | None = None, where: str = 
     """The encoded target of n labels: numbers, names, or lists of names.
 
     task: inferred when None. Lists, or names with a separator whose pieces recur, are multi-label; fractions, or whole
-    numbers of which more than 20 and more than 5 % differ, are regression; all else is classification.
+    numbers of which more than 20 and more than 5 % differ (but for evenly filled classes numbered from 0 or 1), are regression; all
+    else is classification.
     where: for messages. ids: what the items are called in messages.
     Raises GraftError for missing labels, for one class only, and for labels that the task cannot use.
     """
@@ -86,8 +87,11 @@ def _infer(cells: list[Any], numbers: np.ndarray | None) -> tuple[Task, str]:
     if numbers is not None:
         if np.any(numbers != np.floor(numbers)):
             return "regression", "the labels are fractions"
-        distinct = len(np.unique(numbers))
-        if distinct > 20 and distinct > 0.05 * len(numbers):
+        values, counts = np.unique(numbers, return_counts=True)
+        distinct = len(values)
+        # Numbered classes run from 0 or 1 without a gap, and each has items; so evenly numbers that are measured seldom fall.
+        numbered = values[0] in (0, 1) and values[-1] - values[0] == distinct - 1 and 2 <= counts.min() and counts.max() <= 3 * counts.min()
+        if distinct > 20 and distinct > 0.05 * len(numbers) and not numbered:
             return "regression", f"the labels are {distinct} different numbers"
         return "classification", f"the labels are {distinct} different whole numbers"
     for separator in SEPARATORS:
