@@ -90,7 +90,7 @@ def _infer(cells: list[Any], numbers: np.ndarray | None) -> tuple[Task, str]:
         values, counts = np.unique(numbers, return_counts=True)
         distinct = len(values)
         # Numbered classes run from 0 or 1 without a gap, and each has items; so evenly numbers that are measured seldom fall.
-        numbered = values[0] in (0, 1) and values[-1] - values[0] == distinct - 1 and 2 <= counts.min() and counts.max() <= 3 * counts.min()
+        numbered = values[0] in (0, 1) and values[-1] - values[0] == distinct - 1 and counts.min() >= 2 and counts.max() <= 3 * counts.min()
         if distinct > 20 and distinct > 0.05 * len(numbers) and not numbered:
             return "regression", f"the labels are {distinct} different numbers"
         return "classification", f"the labels are {distinct} different whole numbers"
