@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,10 @@ def run(
     }
 
     fitting = time.perf_counter()
+    for name, strategy in product(material.names, strategies):
+        # The output of every stage holds the pooled features too: one pass of the network serves both.
+        if material.plan(Candidate(name, strategy)).tap == "stages":
+            material.features(name, "stages")
     ranking = material.rank(cut.train)
     log.note("ranking: " + ", ".join(f"{row['backbone']} {row['score']:.3f}" for row in ranking))
     final = material.choose(cut.train, strategies, ranking)

@@ -7,6 +7,7 @@ and this machine is kept in the cache folder and used again: the same command gi
 import hashlib
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,16 @@ import numpy as np
 
 from graft.budget import budget_seconds
 from graft.features import remembered
+from graft.records import Phase, Plan
 from graft.study.material import Candidate, Material, trains
+from graft.transfer import Transfer
 
 DEFAULT_BUDGET = 180.0  # seconds
 _TRANSFER_SHARE = 0.35
 _SCRATCH_SHARE = 0.25
 # A forward and a backward pass cost about three forward passes.
 _TRAINING_PASSES = 3.0
+_SPEED_ITEMS = 64  # enough to measure the speed of training by
 # What is tried where the user names none. A sentence encoder's last stage is made to be read; an image network's is not.
 DEFAULT_STRATEGIES = {
     "image": ("feature_extraction", "head2toe", "lp_ft"),
@@ -89,15 +93,25 @@ def scratch_plan(
 ) -> ScratchPlan:
     """At least as much time as transfer had, or a quarter of the budget if that is more.
 
-    spent: seconds that transfer took, all folds together; remembered for these settings.
+    spent: seconds that transfer took, all folds together; remembered for these settings, as is the speed of training.
     """
     spent = remembered(f"transfer {_digest(settings, material.target)}", lambda: spent)
     allowed = max(1.1 * spent, _SCRATCH_SHARE * (seconds or 0.0))
-    items = allowed * material.speeds[backbone] / _TRAINING_PASSES
+    items = allowed * remembered(f"training {_digest(backbone, material.target)}", lambda: _training_speed(material, backbone))
     # Fewer folds rather than hardly any training in each; two are the least that an interval can be made from.
     folds = max(min(n_folds, 2), min(n_folds, int(items / (3 * n_train))))
     items_per_epoch = min(n_train, 1024)
     return ScratchPlan(folds, max(1, math.ceil(items / folds / items_per_epoch)), items_per_epoch)
+
+
+def _training_speed(material: Material, backbone: str) -> float:
+    """Items a second that the whole network learns from, from preparing to the optimiser's step."""
+    index = np.linspace(0, len(material.target) - 1, min(_SPEED_ITEMS, len(material.target))).astype(int)
+    plan = Plan((Phase(1, (1e-9,) * material.backbones[backbone].depth, 1e-9),))
+    model = Transfer(material.backbones[backbone], plan, random_state=material.seed)
+    begun = time.perf_counter()
+    model.fit_encoded(material.items(index), material.target[index], material.task, material.dataset.classes)
+    return len(index) / (time.perf_counter() - begun)
 
 
 def _digest(settings: Any, target: np.ndarray) -> str:
