@@ -117,7 +117,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         if solved:
             phases = phases[1:]
         few = solved and len(target) < _FEW_A_CLASS * max(1, len(classes))
-        if phases and validation is None and not few and can_hold_out(len(target), blocks):
+        if phases and validation is None and not few and can_hold_out(target, task, blocks):
             share = min(_VALIDATION_SHARE, _VALIDATION_AT_MOST / len(target))
             inner, held = holdout(target, task, share, self.random_state, blocks=blocks)
             validation = (View(items, held), target[held])
@@ -288,9 +288,11 @@ class Transfer(ClassifierMixin, BaseEstimator):
         return load_backbone(self.backbone) if isinstance(self.backbone, str) else self.backbone
 
 
-def can_hold_out(n: int, blocks: np.ndarray | None) -> bool:
-    """Whether a fifth of n items (or of their blocks) can be spared for choosing."""
-    return (n if blocks is None else len(np.unique(blocks))) >= _LEAST_TO_HOLD_OUT
+def can_hold_out(target: np.ndarray, task: Task, blocks: np.ndarray | None) -> bool:
+    """Whether a fifth of the items (or of their blocks) can be spared for choosing: there are ten, and enough beyond one of each class."""
+    spare = len(target) - (len(np.unique(target)) if task == "classification" else 0)
+    n_units = len(target) if blocks is None else len(np.unique(blocks))
+    return n_units >= _LEAST_TO_HOLD_OUT and spare >= _VALIDATION_SHARE * len(target)
 
 
 def as_items(X: Any, modality: str) -> list[Any]:

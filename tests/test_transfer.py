@@ -140,6 +140,12 @@ def test_lp_ft_starts_from_the_solved_head():
     assert model.score(X, y) == 1.0
 
 
+def test_one_item_a_class_is_trained_on_without_holding_any_out():
+    X, _ = texts(12)
+    model = Transfer("tiny:text", "full", epochs=2).fit([f"{text} {i}" for i, text in enumerate(X)], [i % 11 for i in range(12)])
+    assert [event.score for event in model.history_] == [None, None]
+
+
 def test_a_tuned_regression_answers_in_the_unit_of_y():
     X, _ = pictures(60)
     y = np.array([float(array.mean()) + 1000.5 for array in X])

@@ -137,7 +137,7 @@ class Material:
             ranking = self.rank(index)
         backbone = ranking[0]["backbone"] if ranking else self.names[0]
         rivals = [Candidate(backbone, strategy) for strategy in strategies]
-        if len(rivals) == 1 or not can_hold_out(len(index), self.blocks_of(index)):
+        if len(rivals) == 1 or not can_hold_out(self.target[index], self.task, self.blocks_of(index)):
             return Choice(rivals[0], [])
         rows, scores = [], {}
         parts = self._compared_on(index, any(trains(self.plan(rival)) for rival in rivals))
