@@ -12,16 +12,21 @@ from graft.study.material import Candidate, Material
 
 # Together less than half of what all the labels cost; few labels are where curves differ.
 _SHARES = (1 / 16, 1 / 8, 1 / 4)
+_JUDGED_AT_MOST = 1000
 _LEAST = 16  # items: on fewer a score says next to nothing
 
 
 def label_curve(judged: Judged, candidate: Candidate, classical: Classical, scratch: Scratch) -> dict[str, Any]:
-    """{"sentence", "curves": {name: [{"n", "score", "interval"}]}}, on the first fold, with nested draws of its training part.
+    """{"sentence", "curves": {name: [{"n", "score", "interval"}]}}, on the first fold, with nested draws of its training part and
+    at most 1000 items of its test part.
 
     Scratch trains fewer epochs' worth of items on fewer labels, in proportion, so that the curve costs less than the fold did.
     """
     material = judged.material
     train, test = judged.parts.folds[0]
+    # The network is run anew for every point: beyond so many items that costs more than the curve's precision is worth.
+    shown = draw(material.target[test], material.task, min(len(test), _JUDGED_AT_MOST), material.seed)
+    test = test[shown]
     names = (TRANSFER, classical.name, SCRATCH)
     curves: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for n in _sizes(material, len(train)):
@@ -34,7 +39,7 @@ def label_curve(judged: Judged, candidate: Candidate, classical: Classical, scra
         for name in names:
             curves[name].append(_point(material, n, test, outputs[name]))
     for name in names:
-        curves[name].append(_point(material, len(train), test, judged.outputs[name][0]))
+        curves[name].append(_point(material, len(train), test, judged.outputs[name][0][shown]))
     return {"sentence": _sentence(material, curves), "curves": curves}
 
 
