@@ -85,9 +85,9 @@ class Scratch:
         """What it got, in words."""
         folds = f"{self.plan.folds} folds" if self.plan.folds > 1 else "one fold"
         ran = sorted({min(self.epochs), max(self.epochs)})
+        epochs = "1 epoch" if self.plan.epochs == 1 else f"{self.plan.epochs} epochs"
         return (
-            f"{folds}, up to {self.plan.epochs} epochs of {self.plan.items_per_epoch} items and early "
-            f"stopping, of which {' to '.join(map(str, ran))} ran"
+            f"{folds}, at most {epochs} of {self.plan.items_per_epoch} items with early stopping, of which {' to '.join(map(str, ran))} ran"
         )
 
 
