@@ -68,8 +68,21 @@ def test_the_shortlist_holds_only_what_is_on_disk_where_the_hub_is_off_limits(mo
     assert shortlist("image") == on_disk("image") == []
     assert shortlist("text") == on_disk("text")
     monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(backbones, "_hub_answers", lambda: False)
+    assert shortlist("image") == []
+    monkeypatch.setattr(backbones, "_hub_answers", lambda: True)
     assert len(shortlist("image")) >= 2
     assert all(name.partition(":")[0] in SOURCES for name in shortlist("image"))
+
+
+def test_a_hub_that_does_not_answer_is_known_in_seconds(monkeypatch):
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+        assert backbones._hub_answers()
+    assert not backbones._hub_answers()
 
 
 def test_the_hub_is_not_asked_where_something_is_on_the_disk(monkeypatch):

@@ -4,8 +4,10 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from graft.errors import GraftError, near_miss
 
@@ -68,8 +70,20 @@ def on_disk(modality: str) -> list[str]:
 
 
 def shortlist(modality: str) -> list[str]:
-    """Candidates where none are named: what is on the disk; only where that is nothing and the hub may be asked, small networks of it."""
+    """Candidates where none are named: what is on the disk; only where that is nothing and the hub answers, small networks of it."""
     local = on_disk(modality)
-    if local or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if local or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") or not _hub_answers():
         return local
     return list(_HUB["image" if modality == "image" else "text"])
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached at all, in seconds; its own library tries for a minute a name before it gives up."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    try:
+        with socket.create_connection((address.hostname, address.port or 443), timeout=3):
+            return True
+    except OSError:
+        return False
