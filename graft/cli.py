@@ -354,7 +354,7 @@ def _list_backbones() -> Rows:
         local = backbones.on_disk(modality)
         rows += [
             (name, modality, "on this disk" if name in local else "to download")
-            for name in dict.fromkeys([*local, *backbones.shortlist(modality)])
+            for name in dict.fromkeys([*local, *backbones.HUB[modality]])
         ]
     return ("backbone", "modality", "weights"), rows
 

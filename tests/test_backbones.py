@@ -90,7 +90,7 @@ def test_the_hub_is_not_asked_where_something_is_on_the_disk(monkeypatch):
     assert shortlist("text") == shortlist("table") == ["sentence:minilm"]
 
 
-@pytest.mark.parametrize("name", backbones._HUB["image"])
+@pytest.mark.parametrize("name", backbones.HUB["image"])
 def test_the_image_shortlist_names_networks_that_timm_has_weights_for(name):
     assert name.removeprefix("timm:") in timm.list_pretrained()
 

@@ -20,7 +20,7 @@ SOURCES: tuple[str, ...] = tuple(
 )
 
 # Small, well-tested networks that run on a CPU.
-_HUB = {
+HUB = {
     "image": ["timm:mobilenetv3_large_100.ra_in1k", "timm:resnet18.a1_in1k", "timm:vit_small_patch16_224.augreg_in21k_ft_in1k"],
     "text": ["sentence:sentence-transformers/all-MiniLM-L6-v2", "sentence:BAAI/bge-small-en-v1.5"],
 }
@@ -74,7 +74,7 @@ def shortlist(modality: str) -> list[str]:
     local = on_disk(modality)
     if local or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") or not _hub_answers():
         return local
-    return list(_HUB["image" if modality == "image" else "text"])
+    return list(HUB["image" if modality == "image" else "text"])
 
 
 def _hub_answers() -> bool:
