@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from graft import features
 from graft.backbones.tiny import load
 from graft.errors import GraftError
-from graft.features import cache_folder, extract, one_ahead, throughput
+from graft.features import cache_folder, extract, one_ahead, store, throughput
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +134,7 @@ def test_a_part_of_another_width_is_not_believed(cache):
 def test_a_cache_that_cannot_be_written_is_warned_of_once_and_done_without(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(features, "_SHARD_ITEMS", 2)
+    monkeypatch.setattr(store, "_SHARD_ITEMS", 2)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert extract(load("text"), make_texts(6), batch_size=2).shape == (6, 32)
@@ -147,7 +146,7 @@ def test_a_full_disk_leaves_no_half_written_file(cache, monkeypatch):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(features.np, "save", full)
+    monkeypatch.setattr(store.np, "save", full)
     with pytest.warns(UserWarning, match="No space left on device"):
         extract(load("text"), make_texts(3))
     assert [path for path in cache.rglob("*") if path.is_file()] == []
@@ -169,8 +168,8 @@ def test_what_was_computed_before_an_interruption_is_kept():
 
 def test_two_processes_share_one_cache():
     code = (
-        "import sys; from graft import features; from graft.backbones.tiny import load; features._SHARD_ITEMS = 4\n"
-        "start = int(sys.argv[1]); features.extract(load('text'), [f'text {i}' for i in range(start, start + 40)], batch_size=2)"
+        "import sys; from graft.features import extract, store; from graft.backbones.tiny import load; store._SHARD_ITEMS = 4\n"
+        "start = int(sys.argv[1]); extract(load('text'), [f'text {i}' for i in range(start, start + 40)], batch_size=2)"
     )
     running = [subprocess.Popen([sys.executable, "-W", "error", "-c", code, start]) for start in ("0", "20")]
     assert [process.wait() for process in running] == [0, 0]

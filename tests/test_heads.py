@@ -93,7 +93,8 @@ def test_balanced_weights_raise_the_recall_of_a_rare_class(kind):
     recall = [(head.outputs(features).argmax(axis=1)[y == 1] == 1).mean() for head in (plain, balanced)]
     assert recall[1] > recall[0] + 0.2
     by_hand = fit_head(features, y, "classification", kind=kind, class_weight=1 / np.bincount(y))
-    assert by_hand.outputs(features) == pytest.approx(balanced.outputs(features))
+    # 1e-6: float32 rounding, which differs from one processor to another.
+    assert by_hand.outputs(features) == pytest.approx(balanced.outputs(features), abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", list(HEADS))

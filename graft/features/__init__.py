@@ -1,38 +1,28 @@
 """Features: a backbone run over items once, kept on disk by content. Heavy: torch. Never trains, never sees labels."""
 
 import hashlib
-import json
 import os
 import platform
-import sys
 import time
-import uuid
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from graft.backbones.base import Backbone, State
 from graft.errors import GraftError, UnreadableItems, near_miss
-from graft.files import replacing
+from graft.features.batches import by_length, device_of, one_ahead, to_device
+from graft.features.store import LAYOUT, Store, cache_folder, remembered
 from graft.items import content_key, open_image
 from graft.records import Step
 
 Progress = Callable[[Any], None]
-A = TypeVar("A")
-B = TypeVar("B")
 
 TAPS = ("pooled", "stages")
 
-# Part of every cache path: raised when the layout of the files or the meaning of a feature changes.
-_LAYOUT = "v1"
-# What an interrupted extraction may lose at most.
-_SHARD_ITEMS, _SHARD_SECONDS = 4096, 20.0
+__all__ = ["TAPS", "Progress", "by_length", "cache_folder", "device_of", "extract", "one_ahead", "remembered", "throughput", "to_device"]
 
 
 def extract(
@@ -66,10 +56,10 @@ def extract(
     places: dict[bytes, list[int]] = {}
     for place, key in enumerate(keys):
         places.setdefault(key, []).append(place)
-    store = _Store(cache_folder() / "features" / _LAYOUT / backbone.fingerprint() / tap, width) if cache and places else None
+    store = Store(cache_folder() / "features" / LAYOUT / backbone.fingerprint() / tap, width) if cache and places else None
     found = store.read(places, features) if store else set()
     if store and tap == "pooled" and len(found) < len(places):
-        found |= _Store(store.folder.with_name("stages"), width).read({key: places[key] for key in places.keys() - found}, features)
+        found |= Store(store.folder.with_name("stages"), width).read({key: places[key] for key in places.keys() - found}, features)
     missing = [places[key][0] for key in places if key not in found]
     done = len(items) - sum(len(places[keys[place]]) for place in missing)
     if progress and done:
@@ -145,63 +135,6 @@ def throughput(backbone: Backbone, items: Sequence[Any], *, batch_size: int = 64
     return remembered(f"speed {digest.hexdigest()}", measure)
 
 
-def remembered(what: str, measure: Callable[[], float]) -> float:
-    """A number measured once on this machine and found again in the cache folder, so that what is decided by it repeats.
-
-    what: names the number, with all that it depends on. measure: called where it is not known yet.
-    """
-    digest = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
-    path = cache_folder() / "measured" / _LAYOUT / f"{digest}.json"
-    if path.exists():
-        try:
-            return float(json.loads(path.read_text())["value"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            warnings.warn(f"{path}: unreadable ({error}); measured again.", stacklevel=2)
-    # Rounded, so that the file and a first run hold the same number.
-    value = float(f"{measure():.4g}")
-    _write_or_warn(path, lambda file: file.write(json.dumps({"what": what, "value": value}).encode()))
-    return value
-
-
-def cache_folder() -> Path:
-    """Where features are kept: $GRAFT_CACHE, or `graft` in the user's cache folder of the platform."""
-    if os.environ.get("GRAFT_CACHE"):
-        return Path(os.environ["GRAFT_CACHE"]).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "graft" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graft"
-
-
-def one_ahead(function: Callable[[A], B], arguments: Iterable[A]) -> Iterator[B]:
-    """`map`, with the next result already being computed in a thread while the present one is used."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = None
-        for argument in arguments:
-            coming = pool.submit(function, argument)
-            if pending is not None:
-                yield pending.result()
-            pending = coming
-        if pending is not None:
-            yield pending.result()
-
-
-def by_length(texts: Sequence[str], places: Sequence[int]) -> list[int]:
-    """The places ordered by the length of their text, longest first, so that a batch pads little."""
-    return sorted(places, key=lambda place: -len(texts[place]))
-
-
-def device_of(backbone: Backbone) -> torch.device:
-    """The device that holds a backbone's weights."""
-    return next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
-
-
-def to_device(state: State, device: torch.device) -> State:
-    """A batch or state, each of its tensors on the device."""
-    if isinstance(state, dict):
-        return {name: tensor.to(device) for name, tensor in state.items()}
-    return state.to(device)
-
-
 def _keys(items: Sequence[Any], modality: str) -> list[bytes]:
     keys, unreadable = [], []
     for place, item in enumerate(items):
@@ -238,74 +171,3 @@ def _cannot_read(unreadable: list[str]) -> UnreadableItems:
 def _short(item: Any) -> str:
     name = repr(item)
     return name if len(name) <= 120 else name[:117] + "..."
-
-
-class _Store:
-    """The features of one backbone on disk: immutable shards, each a file of keys (m, 16) and one of features (m, d).
-
-    A shard is written under a temporary name and renamed, keys last: readers and writers of several processes never
-    see half of one, and need no lock.
-    """
-
-    def __init__(self, folder: Path, width: int) -> None:
-        self.folder, self.width = folder, width
-        self._pending: list[tuple[bytes, np.ndarray]] = []
-        self._flushed = time.perf_counter()
-        self._writable = True
-
-    def read(self, places: dict[bytes, list[int]], features: np.ndarray) -> set[bytes]:
-        """Fill in the rows of `features` whose keys are on disk. places: key -> rows. Returns the keys that were found."""
-        found: set[bytes] = set()
-        for path in sorted(self.folder.glob("*.keys.npy")):
-            try:
-                keys = np.load(path)
-                values = np.load(_features_path(path), mmap_mode="r")
-                whole = keys.ndim == values.ndim == 2 and len(keys) == len(values) and values.shape[1] >= self.width
-                if not whole or keys.shape[1] != 16 or keys.dtype != np.uint8:
-                    raise ValueError(f"keys {keys.shape} and features {values.shape}, expected (m, 16) and (m, {self.width})")
-            except (OSError, ValueError, EOFError) as error:
-                warnings.warn(
-                    f"{path}: this part of the feature cache cannot be read ({error}); its items are computed again.", stacklevel=3
-                )
-                continue
-            for row, key in enumerate(map(bytes, keys)):
-                if key in places and key not in found:
-                    features[places[key]] = values[row, -self.width :]
-                    found.add(key)
-        return found
-
-    def add(self, keys: list[bytes], rows: np.ndarray) -> None:
-        self._pending.extend(zip(keys, rows, strict=True))
-        if len(self._pending) >= _SHARD_ITEMS or time.perf_counter() - self._flushed >= _SHARD_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._pending and self._writable:
-            keys = np.frombuffer(b"".join(key for key, _ in self._pending), np.uint8).reshape(-1, 16)
-            rows = np.stack([row for _, row in self._pending])
-            path = self.folder / f"{uuid.uuid4().hex}.keys.npy"
-            self._writable = _write_or_warn(_features_path(path), lambda file: np.save(file, rows)) and _write_or_warn(
-                path, lambda file: np.save(file, keys)
-            )
-        self._pending = []
-        self._flushed = time.perf_counter()
-
-
-def _features_path(keys_path: Path) -> Path:
-    return keys_path.with_name(keys_path.name.replace(".keys.npy", ".features.npy"))
-
-
-def _write_or_warn(path: Path, write: Callable[[Any], Any]) -> bool:
-    """Write a cache file under a temporary name and rename it. Returns False, after a warning, where that is impossible."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, "wb") as file:
-            write(file)
-        return True
-    except OSError as error:
-        warnings.warn(
-            f"{path.parent}: the cache cannot be written ({error}); this goes on without it. "
-            "Free some space there, or set GRAFT_CACHE to a folder that can be written.",
-            stacklevel=3,
-        )
-        return False

@@ -1,0 +1,42 @@
+"""How items flow through a backbone: grouped by length, prepared one batch ahead, on the backbone's device. Heavy: torch."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from graft.backbones.base import Backbone, State
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def one_ahead(function: Callable[[A], B], arguments: Iterable[A]) -> Iterator[B]:
+    """`map`, with the next result already being computed in a thread while the present one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = None
+        for argument in arguments:
+            coming = pool.submit(function, argument)
+            if pending is not None:
+                yield pending.result()
+            pending = coming
+        if pending is not None:
+            yield pending.result()
+
+
+def by_length(texts: Sequence[str], places: Sequence[int]) -> list[int]:
+    """The places ordered by the length of their text, longest first, so that a batch pads little."""
+    return sorted(places, key=lambda place: -len(texts[place]))
+
+
+def device_of(backbone: Backbone) -> torch.device:
+    """The device that holds a backbone's weights."""
+    return next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
+
+
+def to_device(state: State, device: torch.device) -> State:
+    """A batch or state, each of its tensors on the device."""
+    if isinstance(state, dict):
+        return {name: tensor.to(device) for name, tensor in state.items()}
+    return state.to(device)
