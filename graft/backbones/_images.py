@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,20 +56,28 @@ def preparer(preprocessing: dict[str, Any]) -> Callable[[Sequence[Any], np.rando
     area, side ratio 3/4 to 4/3, mirrored half of the time.
     Source: Szegedy et al. 2015, arXiv:1409.4842, section 6, for the random crop; timm's `transforms_imagenet_eval` for the other.
     """
-    mean = torch.tensor(preprocessing["mean"]).view(1, 3, 1, 1) * 255
-    scale = 1 / (torch.tensor(preprocessing["std"]).view(1, 3, 1, 1) * 255)
+    # What each of the 256 values becomes in each channel: looking it up is four times as fast as computing it for every pixel.
+    mean, std = (np.array(preprocessing[name], np.float32) * 255 for name in ("mean", "std"))
+    table = ((np.arange(256, dtype=np.float32)[:, None] - mean) * (1 / std)).T.copy()
 
     def prepare(items: Sequence[Any], rng: np.random.Generator | None) -> State:
         # One seed an item, drawn here: threads would otherwise share a generator in an order that changes from run to run.
         seeds = [None] * len(items) if rng is None else rng.integers(2**63, size=len(items)).tolist()
-        view = partial(_view, preprocessing=preprocessing)
+        batch = np.empty((len(items), *preprocessing["size_px"], 3), np.float32)
+
+        def fill(place: int) -> None:
+            view = _view(items[place], seeds[place], preprocessing)
+            for channel in range(3):
+                # "clip" writes straight into the batch; no uint8 is out of the table's range.
+                np.take(table[channel], view[..., channel], out=batch[place, ..., channel], mode="clip")
+
         if len(items) == 1:
-            views = [view(items[0], seeds[0])]
+            fill(0)
         else:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                views = list(pool.map(view, items, seeds))
+                list(pool.map(fill, range(len(items))))
         # (n, h, w, 3) seen as (n, 3, h, w) is the channels-last layout, in which convolutions run fastest on a CPU.
-        return (torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() - mean) * scale
+        return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
     return prepare
 
