@@ -1,11 +1,9 @@
 """Features: a backbone run over items once, kept on disk by content. Heavy: torch. Never trains, never sees labels."""
 
 import hashlib
-import os
-import platform
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +11,32 @@ import torch
 
 from graft.backbones.base import Backbone, State
 from graft.errors import GraftError, UnreadableItems, near_miss
-from graft.features.batches import by_length, device_of, one_ahead, to_device
-from graft.features.store import LAYOUT, Store, cache_folder, remembered
+from graft.features.batches import by_length, device_of, has_bfloat16, one_ahead, to_device
+from graft.features.runtimes import REFERENCE, RUNTIMES, choose, machine, plain
+from graft.features.store import LAYOUT, Store, cache_folder, remembered, room_for, sortable
+from graft.features.taps import TAPS, Tapped
 from graft.items import content_key, open_image
 from graft.records import Step
 
 Progress = Callable[[Any], None]
 
-TAPS = ("pooled", "stages")
+# Runtimes are measured on so many items: enough to keep two cores busy.
+_PROBE_ITEMS = 16
 
-__all__ = ["TAPS", "Progress", "by_length", "cache_folder", "device_of", "extract", "one_ahead", "remembered", "throughput", "to_device"]
+__all__ = [
+    "RUNTIMES",
+    "TAPS",
+    "Progress",
+    "by_length",
+    "cache_folder",
+    "device_of",
+    "extract",
+    "has_bfloat16",
+    "one_ahead",
+    "remembered",
+    "throughput",
+    "to_device",
+]
 
 
 def extract(
@@ -32,82 +46,87 @@ def extract(
     tap: str = "pooled",
     batch_size: int = 64,
     cache: bool = True,
+    runtime: str = "auto",
     progress: Progress | None = None,
 ) -> np.ndarray:
     """The features of every item, computed once for each content and kept on disk.
 
     items: n of the backbone's modality. tap: "pooled", the backbone's own features, or "stages", the output of every
     stage averaged over its places, side by side, of which the pooled features are the last columns. cache: read and
-    write the disk cache (see `cache_folder`); without it equal items are still computed once. progress: is told a Step
-    after each batch.
-    Returns (n, d) float32, in the order of the items. The backbone is left in evaluation mode.
+    write the disk cache (see `cache_folder`); without it equal items are still computed once. runtime: one of RUNTIMES,
+    or "auto", see `runtimes.choose`. progress: is told a Step after each batch.
+    Returns (n, d) float32, in the order of the items; a memory-mapped file where it is large. The backbone is left in
+    evaluation mode.
     Raises UnreadableItems naming the items that cannot be read. Warns, and goes on without, where the cache cannot be
-    written or a part of it cannot be read.
+    written or a part of it cannot be read, and where a runtime gives what is no number.
     """
     if batch_size < 1:
         raise GraftError(f"batch_size is {batch_size}, expected at least 1.")
     if tap not in TAPS:
         raise GraftError(f"tap is {tap!r}, expected one of {', '.join(TAPS)}.{near_miss(tap, TAPS)}")
     backbone.eval()
-    keys = _keys(items, backbone.modality)
-    run = backbone if tap == "pooled" else partial(_run_stages, backbone)
-    width = backbone.width if tap == "pooled" or not keys else _width(backbone, run, items)
-    features = np.empty((len(items), width), np.float32)
-    places: dict[bytes, list[int]] = {}
-    for place, key in enumerate(keys):
-        places.setdefault(key, []).append(place)
-    store = Store(cache_folder() / "features" / LAYOUT / backbone.fingerprint() / tap, width) if cache and places else None
-    found = store.read(places, features) if store else set()
-    if store and tap == "pooled" and len(found) < len(places):
-        found |= Store(store.folder.with_name("stages"), width).read({key: places[key] for key in places.keys() - found}, features)
-    missing = [places[key][0] for key in places if key not in found]
-    done = len(items) - sum(len(places[keys[place]]) for place in missing)
+    if not len(items):
+        return np.empty((0, backbone.width), np.float32)
+    network = Tapped(backbone, tap).eval()
+    digests = _keys(items, backbone.modality)
+    # first: (m,) where each content is met first. which: (n,) the content of each item.
+    keys, first, which = np.unique(sortable(digests), return_index=True, return_inverse=True)
+    features = room_for((len(items), backbone.width if tap == "pooled" else _width(network, items)))
+    fingerprint = backbone.fingerprint() if cache else None
+    store = Store(cache_folder() / "features" / LAYOUT / fingerprint / tap, features.shape[1]) if fingerprint else None
+    found = np.zeros(len(keys), bool)
+    if store:
+        store.read(keys, first, features, found)
+        if tap == "pooled" and not found.all():
+            Store(store.folder.with_name("stages"), backbone.width).read(keys, first, features, found)
+    missing = np.sort(first[~found])
+    times = np.bincount(which)[which]
+    done = len(items) - int(times[missing].sum())
     if progress and done:
         progress(Step(f"extracting {backbone.name}", done, len(items)))
-    order = by_length(items, missing) if backbone.modality == "text" else missing
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     try:
-        for batch, state in zip(batches, one_ahead(lambda batch: _prepare(backbone, items, batch), batches), strict=True):
-            with torch.inference_mode():
-                computed = run(to_device(state, device_of(backbone)))
-            for place, row in zip(batch, computed.float().cpu().numpy(), strict=True):
-                features[places[keys[place]]] = row
+        for batch, computed in _computed(network, items, missing, batch_size, runtime, fingerprint):
+            features[batch] = computed
             if store:
-                store.add([keys[place] for place in batch], features[batch])
-            done += sum(len(places[keys[place]]) for place in batch)
+                store.add(digests[batch], computed)
+            done += int(times[batch].sum())
             if progress:
                 progress(Step(f"extracting {backbone.name}", done, len(items)))
     finally:
         # Also when interrupted: what is computed is not computed again.
         if store:
             store.flush()
+    again = np.flatnonzero(first[which] != np.arange(len(items)))
+    features[again] = features[first[which[again]]]
     return features
 
 
-def _run_stages(backbone: Backbone, state: State) -> torch.Tensor:
-    """(n, sum of the stages' widths)."""
-    columns = []
-    for stage in backbone.stages:
-        state = stage(state)
-        columns.append(_mean_over_places(state))
-    return torch.cat(columns, 1)
+def _computed(
+    network: Tapped, items: Sequence[Any], missing: np.ndarray, batch_size: int, runtime: str, fingerprint: str | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(places, features) of batches of the missing items; the next one is decoded while the present one is computed."""
+    if not len(missing):
+        return
+    backbone = network.backbone
+    name, run = REFERENCE, plain(network)
+    if runtime != "auto" or len(missing) > 2 * _PROBE_ITEMS:
+        some = missing[np.linspace(0, len(missing) - 1, min(_PROBE_ITEMS, len(missing))).astype(int)]
+        name, run = choose(network, _prepare(backbone, items, some), len(missing), name=runtime, keep=fingerprint)
+    order = np.array(by_length(items, missing.tolist())) if backbone.modality == "text" else missing
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    for batch, state in zip(batches, one_ahead(lambda batch: _prepare(backbone, items, batch), batches), strict=True):
+        with torch.inference_mode():
+            computed = run(state).float().cpu().numpy()
+            if name != REFERENCE and not np.isfinite(computed).all():
+                warnings.warn(f"extracting {backbone.name}: runtime {name} gave what is no number; from here on in float32.", stacklevel=3)
+                name, run = REFERENCE, plain(network)
+                computed = run(state).cpu().numpy()
+        yield batch, computed
 
 
-def _mean_over_places(state: State) -> torch.Tensor:
-    """The state between two stages as one vector an item, (n, channels)."""
-    if isinstance(state, dict):
-        mask = state["attention_mask"].unsqueeze(-1).to(state["hidden"].dtype)
-        return (state["hidden"] * mask).sum(1) / mask.sum(1).clamp(min=1)
-    if state.ndim == 4:
-        # Maps are (n, c, h, w), but for the (n, h, w, c) of Swin; images here are square.
-        channels_last = state.shape[1] == state.shape[2] != state.shape[3]
-        return state.mean((1, 2) if channels_last else (2, 3))
-    return state.mean(1) if state.ndim == 3 else state
-
-
-def _width(backbone: Backbone, run: Callable[[State], torch.Tensor], items: Sequence[Any]) -> int:
+def _width(network: Tapped, items: Sequence[Any]) -> int:
     with torch.inference_mode():
-        return run(to_device(_prepare(backbone, items, [0]), device_of(backbone))).shape[1]
+        return network(to_device(_prepare(network.backbone, items, [0]), device_of(network.backbone))).shape[1]
 
 
 def throughput(backbone: Backbone, items: Sequence[Any], *, batch_size: int = 64) -> float:
@@ -121,10 +140,8 @@ def throughput(backbone: Backbone, items: Sequence[Any], *, batch_size: int = 64
         raise GraftError("throughput: 0 items, expected at least 1 to measure on.")
     places = np.unique(np.linspace(0, len(items) - 1, 2 * batch_size).astype(int)).tolist()
     sample = [items[place] for place in places]
-    machine = f"{platform.node()} {platform.machine()} {os.cpu_count()} {torch.get_num_threads()} {device_of(backbone)} {torch.__version__}"
-    digest = hashlib.blake2b(f"{machine}\0{batch_size}\0{backbone.fingerprint()}".encode(), digest_size=16)
-    for key in _keys(sample, backbone.modality):
-        digest.update(key)
+    about = f"{machine(device_of(backbone))} {batch_size} {backbone.fingerprint()} {len(items)}"
+    digest = hashlib.blake2b(about.encode() + _keys(sample, backbone.modality).tobytes(), digest_size=16)
 
     def measure() -> float:
         extract(backbone, sample[: max(1, batch_size // 4)], batch_size=batch_size, cache=False)
@@ -132,14 +149,15 @@ def throughput(backbone: Backbone, items: Sequence[Any], *, batch_size: int = 64
         extract(backbone, sample, batch_size=batch_size, cache=False)
         return len(sample) / (time.perf_counter() - start)
 
-    return remembered(f"speed {digest.hexdigest()}", measure)
+    return remembered(f"throughput {digest.hexdigest()}", measure)
 
 
-def _keys(items: Sequence[Any], modality: str) -> list[bytes]:
-    keys, unreadable = [], []
+def _keys(items: Sequence[Any], modality: str) -> np.ndarray:
+    """(n, 16) uint8."""
+    keys, unreadable = np.empty((len(items), 16), np.uint8), []
     for place, item in enumerate(items):
         try:
-            keys.append(content_key(item, modality))
+            keys[place] = np.frombuffer(content_key(item, modality), np.uint8)
         except OSError as error:
             unreadable.append(f"item {place} ({_short(item)}): {error}")
     if unreadable:
@@ -147,7 +165,7 @@ def _keys(items: Sequence[Any], modality: str) -> list[bytes]:
     return keys
 
 
-def _prepare(backbone: Backbone, items: Sequence[Any], places: Sequence[int]) -> State:
+def _prepare(backbone: Backbone, items: Sequence[Any], places: Iterable[int]) -> State:
     chosen = [items[place] for place in places]
     try:
         return backbone.prepare(chosen)

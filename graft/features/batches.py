@@ -25,7 +25,7 @@ def one_ahead(function: Callable[[A], B], arguments: Iterable[A]) -> Iterator[B]
             yield pending.result()
 
 
-def by_length(texts: Sequence[str], places: Sequence[int]) -> list[int]:
+def by_length(texts: Sequence[str], places: Iterable[int]) -> list[int]:
     """The places ordered by the length of their text, longest first, so that a batch pads little."""
     return sorted(places, key=lambda place: -len(texts[place]))
 
@@ -40,3 +40,10 @@ def to_device(state: State, device: torch.device) -> State:
     if isinstance(state, dict):
         return {name: tensor.to(device) for name, tensor in state.items()}
     return state.to(device)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; elsewhere it is imitated, slowly."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)())

@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 import time
 import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from graft.files import replacing
 LAYOUT = "v1"
 # What an interrupted extraction may lose at most.
 _SHARD_ITEMS, _SHARD_SECONDS = 4096, 20.0
+_BLOCK_ITEMS = 1024
+# Features larger than this are not held in memory.
+_IN_MEMORY_BYTES = 64 * 2**20
 
 
 def cache_folder() -> Path:
@@ -35,17 +39,29 @@ def remembered(what: str, measure: Callable[[], float]) -> float:
 
     what: names the number, with all that it depends on. measure: called where it is not known yet.
     """
-    digest = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
-    path = cache_folder() / "measured" / LAYOUT / f"{digest}.json"
-    if path.exists():
-        try:
-            return float(json.loads(path.read_text())["value"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            warnings.warn(f"{path}: unreadable ({error}); measured again.", stacklevel=2)
+    if (known := recalled(what)) is not None:
+        return known
     # Rounded, so that the file and a first run hold the same number.
     value = float(f"{measure():.4g}")
-    _write_or_warn(path, lambda file: file.write(json.dumps({"what": what, "value": value}).encode()))
+    _write_or_warn(_measured(what), lambda file: file.write(json.dumps({"what": what, "value": value}).encode()))
     return value
+
+
+def recalled(what: str) -> float | None:
+    """The number that `remembered` keeps under this name, None where there is none yet."""
+    path = _measured(what)
+    if not path.exists():
+        return None
+    try:
+        return float(json.loads(path.read_text())["value"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{path}: unreadable ({error}); measured again.", stacklevel=3)
+        return None
+
+
+def _measured(what: str) -> Path:
+    digest = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
+    return cache_folder() / "measured" / LAYOUT / f"{digest}.json"
 
 
 class Store:
@@ -57,46 +73,86 @@ class Store:
 
     def __init__(self, folder: Path, width: int) -> None:
         self.folder, self.width = folder, width
-        self._pending: list[tuple[bytes, np.ndarray]] = []
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
         self._flushed = time.perf_counter()
         self._writable = True
 
-    def read(self, places: dict[bytes, list[int]], features: np.ndarray) -> set[bytes]:
-        """Fill in the rows of `features` whose keys are on disk. places: key -> rows. Returns the keys that were found."""
-        found: set[bytes] = set()
+    def read(self, keys: np.ndarray, rows: np.ndarray, features: np.ndarray, found: np.ndarray) -> None:
+        """Fill in what is on disk and not yet found.
+
+        keys: (m,), as `sortable` gives them, rising. rows: (m,) their places in features (n, d). found: (m,) bool, brought up to date.
+        """
         for path in sorted(self.folder.glob("*.keys.npy")):
             try:
-                keys = np.load(path)
+                shard = np.load(path)
                 values = np.load(_features_path(path), mmap_mode="r")
-                whole = keys.ndim == values.ndim == 2 and len(keys) == len(values) and values.shape[1] >= self.width
-                if not whole or keys.shape[1] != 16 or keys.dtype != np.uint8:
-                    raise ValueError(f"keys {keys.shape} and features {values.shape}, expected (m, 16) and (m, {self.width})")
+                whole = shard.ndim == values.ndim == 2 and len(shard) == len(values) and values.shape[1] >= self.width
+                if not whole or shard.shape[1] != 16 or shard.dtype != np.uint8:
+                    raise ValueError(f"keys {shard.shape} and features {values.shape}, expected (m, 16) and (m, {self.width})")
             except (OSError, ValueError, EOFError) as error:
                 warnings.warn(
                     f"{path}: this part of the feature cache cannot be read ({error}); its items are computed again.", stacklevel=3
                 )
                 continue
-            for row, key in enumerate(map(bytes, keys)):
-                if key in places and key not in found:
-                    features[places[key]] = values[row, -self.width :]
-                    found.add(key)
-        return found
+            shard = sortable(shard)
+            places = np.minimum(np.searchsorted(keys, shard), len(keys) - 1)
+            hits = np.flatnonzero((keys[places] == shard) & ~found[places])
+            # In blocks, so that a copy of no more than one is in memory.
+            for start in range(0, len(hits), _BLOCK_ITEMS):
+                block = hits[start : start + _BLOCK_ITEMS]
+                features[rows[places[block]]] = values[block, -self.width :]
+            found[places[hits]] = True
 
-    def add(self, keys: list[bytes], rows: np.ndarray) -> None:
-        self._pending.extend(zip(keys, rows, strict=True))
-        if len(self._pending) >= _SHARD_ITEMS or time.perf_counter() - self._flushed >= _SHARD_SECONDS:
+    def add(self, keys: np.ndarray, rows: np.ndarray) -> None:
+        """keys: (m, 16) uint8. rows: (m, d)."""
+        self._pending.append((keys, rows))
+        if sum(map(len, (rows for _, rows in self._pending))) >= _SHARD_ITEMS or time.perf_counter() - self._flushed >= _SHARD_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         if self._pending and self._writable:
-            keys = np.frombuffer(b"".join(key for key, _ in self._pending), np.uint8).reshape(-1, 16)
-            rows = np.stack([row for _, row in self._pending])
+            keys, rows = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
             path = self.folder / f"{uuid.uuid4().hex}.keys.npy"
             self._writable = _write_or_warn(_features_path(path), lambda file: np.save(file, rows)) and _write_or_warn(
                 path, lambda file: np.save(file, keys)
             )
         self._pending = []
         self._flushed = time.perf_counter()
+
+
+def sortable(keys: np.ndarray) -> np.ndarray:
+    """Keys (m, 16) uint8 as (m,) values that numpy can sort."""
+    return np.ascontiguousarray(keys).view([("", "<u8"), ("", "<u8")])[:, 0]
+
+
+def room_for(shape: tuple[int, int]) -> np.ndarray:
+    """An empty float32 array; a large one lies in a file that is gone with it, so that it need not fit into memory."""
+    size = 4 * shape[0] * shape[1]
+    if size <= _IN_MEMORY_BYTES:
+        return np.empty(shape, np.float32)
+    for folder in (cache_folder(), None):
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                # Without this a full disk is noticed as a crash, at the first write to a page that has no place.
+                _reserve(file, size)
+                return np.memmap(file, np.float32, "r+", shape=shape)
+        except OSError:
+            continue
+    warnings.warn(
+        f"{size / 1e6:.0f} MB of features find no place on the disk of {cache_folder()}, nor in the temporary folder; they are held in "
+        "memory. Free some space, or set GRAFT_CACHE to a folder that has some.",
+        stacklevel=3,
+    )
+    return np.empty(shape, np.float32)
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)
 
 
 def _features_path(keys_path: Path) -> Path:
@@ -112,8 +168,8 @@ def _write_or_warn(path: Path, write: Callable[[Any], Any]) -> bool:
         return True
     except OSError as error:
         warnings.warn(
-            f"{path.parent}: the cache cannot be written ({error}); this goes on without it. "
+            f"{cache_folder()}: the cache cannot be written ({error}); this goes on without it. "
             "Free some space there, or set GRAFT_CACHE to a folder that can be written.",
-            stacklevel=3,
+            stacklevel=2,
         )
         return False

@@ -1,0 +1,44 @@
+"""What is read off a backbone as one vector an item. Heavy: torch."""
+
+import torch
+from torch import nn
+
+from graft.backbones.base import Backbone, State
+
+TAPS = ("pooled", "stages")
+
+
+class Tapped(nn.Module):
+    """A backbone that answers with what a tap reads: a batch -> (n, d).
+
+    tap: "pooled", the backbone's own features, or "stages", the output of every stage averaged over its places, side by side.
+    """
+
+    def __init__(self, backbone: Backbone, tap: str) -> None:
+        super().__init__()
+        self.backbone, self.tap = backbone, tap
+
+    def forward(self, state: State) -> torch.Tensor:
+        return torch.cat(self.parts(state), 1)
+
+    def parts(self, state: State) -> list[torch.Tensor]:
+        """What `forward` puts side by side: a matrix a stage, or the pooled features alone."""
+        if self.tap == "pooled":
+            return [self.backbone(state)]
+        outputs = []
+        for stage in self.backbone.stages:
+            state = stage(state)
+            outputs.append(_mean_over_places(state))
+        return outputs
+
+
+def _mean_over_places(state: State) -> torch.Tensor:
+    """The state between two stages as one vector an item, (n, channels)."""
+    if isinstance(state, dict):
+        mask = state["attention_mask"].unsqueeze(-1).to(state["hidden"].dtype)
+        return (state["hidden"] * mask).sum(1) / mask.sum(1).clamp(min=1)
+    if state.ndim == 4:
+        # Maps are (n, c, h, w), but for the (n, h, w, c) of Swin; images here are square.
+        channels_last = state.shape[1] == state.shape[2] != state.shape[3]
+        return state.mean((1, 2) if channels_last else (2, 3))
+    return state.mean(1) if state.ndim == 3 else state
