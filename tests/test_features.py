@@ -1,6 +1,7 @@
 """Features: equal to running the backbone, computed once, kept on disk whatever happens to the disk."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -226,3 +227,36 @@ def test_one_ahead_is_map_in_order_and_passes_errors_on():
     assert list(one_ahead(str, [])) == []
     with pytest.raises(ZeroDivisionError):
         list(one_ahead(lambda x: 1 // x, [1, 0]))
+
+
+def test_twenty_times_the_items_need_no_more_memory():
+    """Peak of memory that is no file's, in another process: 20,000 items against 1,000. What grows is keys, 64 bytes an item."""
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("memory is read from /proc")
+    code = """if True:
+        import sys
+        import numpy as np
+        from graft.backbones.tiny import load
+        from graft.features import extract, store
+
+        class Images:
+            def __init__(self, n): self.n = n
+            def __len__(self): return self.n
+            def __iter__(self): return map(self.__getitem__, range(self.n))
+            def __getitem__(self, i): return np.full((8, 8, 3), [i % 256, i // 256, 0], np.uint8)
+
+        def megabytes():
+            return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) / 1024
+
+        store._IN_MEMORY_BYTES, store._SHARD_ITEMS = 2**18, 500
+        backbone, peaks = load("image"), []
+        for n in (1000, 1000, 20000):
+            seen = [0.0]
+            features = extract(backbone, Images(n), tap="stages", cache=n > 1000, progress=lambda step: seen.append(megabytes()))
+            assert features.shape == (n, 112) and isinstance(features, np.memmap)
+            peaks.append(max(seen))
+        print(peaks[2] - peaks[1])
+    """
+    grown = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    # The features alone are 9 MB.
+    assert grown < 6

@@ -22,7 +22,7 @@ LAYOUT = "v1"
 _SHARD_ITEMS, _SHARD_SECONDS = 4096, 20.0
 _BLOCK_ITEMS = 1024
 # Features larger than this are not held in memory.
-_IN_MEMORY_BYTES = 64 * 2**20
+_IN_MEMORY_BYTES = 16 * 2**20
 
 
 def cache_folder() -> Path:
