@@ -101,7 +101,7 @@ def fit_baseline(
     reader = {"text": _TextReader, "image": _ImageReader, "table": _TableReader}[modality]
 
     def fit(index: np.ndarray, strength: float) -> Baseline:
-        taken = _take(inputs, index)
+        taken = take(inputs, index)
         read = reader(taken)
         model = build(task, strength, seed, class_weight, y[index]).fit(read(taken), y[index])
         return Baseline(NAMES[modality], model, read, task, c, strength)
@@ -136,7 +136,7 @@ def _choose(
     if not len(test) or (task == "classification" and len(np.unique(y[train])) < 2):
         return strengths[len(strengths) // 2]
     loss = rmse if task == "regression" else log_loss
-    return min(strengths, key=lambda strength: loss(y[test], fit(train, strength).outputs(_take(inputs, test))))
+    return min(strengths, key=lambda strength: loss(y[test], fit(train, strength).outputs(take(inputs, test))))
 
 
 def _text_model(task: Task, strength: float, seed: int, class_weight: str | None, y: np.ndarray) -> Any:
@@ -264,7 +264,8 @@ def _describe_image(item: Any) -> np.ndarray:
     return np.concatenate([gradients, np.sqrt(counts / counts.sum())]).astype(np.float32)
 
 
-def _take(inputs: Any, index: np.ndarray) -> Any:
+def take(inputs: Any, index: np.ndarray) -> Any:
+    """Some of what `baseline_features` gives: rows of a table or matrix, or items of a list."""
     if isinstance(inputs, pd.DataFrame):
         return inputs.iloc[index]
     return inputs[index] if isinstance(inputs, np.ndarray) else [inputs[i] for i in index]

@@ -15,7 +15,7 @@ import typer
 from graft.budget import budget_seconds
 from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.files import replacing
-from graft.records import Epoch, Finding, Result, Step
+from graft.records import Epoch, Event, Finding, Note, Result, Step
 
 if TYPE_CHECKING:
     from graft.data import Dataset
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Progress = Callable[[Step | Epoch], None]
+Progress = Callable[[Event], None]
 # What `_print_table` prints: the header, then a row of cells each.
 Rows = tuple[Sequence[str], Sequence[Sequence[str]]]
 
@@ -411,7 +411,7 @@ def _with_tensorboard(progress: Progress | None, folder: Path) -> Progress:
 
     write = tensorboard_writer(folder)
 
-    def tell(event: Step | Epoch) -> None:
+    def tell(event: Event) -> None:
         if isinstance(event, Epoch):
             write(event)
         if progress:
@@ -422,12 +422,12 @@ def _with_tensorboard(progress: Progress | None, folder: Path) -> Progress:
 
 @contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """A bar on the terminal that Step and Epoch events move; None where nobody watches."""
+    """A bar on the terminal that events move; where nobody watches, notes are written and nothing else."""
     from rich.console import Console
 
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
-        yield None
+        yield lambda event: _say(event.text) if isinstance(event, Note) else None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -435,11 +435,13 @@ def _progress() -> Iterator[Progress | None]:
     with Progress(*columns, console=console, transient=True) as bars:
         tasks: dict[str, Any] = {}
 
-        def show(event: Step | Epoch) -> None:
+        def show(event: Event) -> None:
             if isinstance(event, Step):
                 if event.what not in tasks:
                     tasks[event.what] = bars.add_task(event.what, total=event.total)
                 bars.update(tasks[event.what], completed=event.done, total=event.total, visible=event.done < event.total)
+            elif isinstance(event, Note):
+                bars.console.print(event.text)
             else:
                 score = "" if event.score is None else f", score {event.score:.3f}"
                 if "" not in tasks:

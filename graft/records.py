@@ -27,12 +27,14 @@ class Plan:
 
     reset: start from random weights. lora_rank: rank of the low-rank updates trained instead of the weights, 0 = none.
     tap: what a head without phases reads: "pooled", the backbone's features, or "stages", the averaged output of every stage.
+    views: of each image that it reads, the one that is judged and random ones; 1 where there are phases.
     """
 
     phases: tuple[Phase, ...]
     reset: bool = False
     lora_rank: int = 0
     tap: str = "pooled"
+    views: int = 1
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,23 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something to read while one waits. text: a sentence."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Step:
     """Progress of something long. what: e.g. "extracting timm:resnet18". done, total: items."""
 
     what: str
     done: int
     total: int
+
+
+# What is told while something runs.
+Event = Step | Epoch | Note
 
 
 @dataclass

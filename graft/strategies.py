@@ -32,6 +32,15 @@ def head2toe(depth: int, epochs: int, lr: float) -> Plan:
     return Plan((), tap="stages")
 
 
+@STRATEGIES.add("Simard et al. 2003, doi:10.1109/ICDAR.2003.1227801, on frozen features")
+def views(depth: int, epochs: int, lr: float, number: int = 4) -> Plan:
+    """Nothing is trained: a head on the features of several random views of each image.
+
+    number: of views, the plain one among them. Texts have a single view.
+    """
+    return Plan((), views=number)
+
+
 @STRATEGIES.add("Alain & Bengio 2016, arXiv:1610.01644")
 def linear_probe(depth: int, epochs: int, lr: float) -> Plan:
     """Only the head learns, by gradient steps on frozen features."""
@@ -147,6 +156,10 @@ def check_plan(plan: Plan, depth: int, where: str = "plan") -> None:
     where: begins the message.
     """
     problems = []
+    if plan.views < 1:
+        problems.append(f"{where}: views is {plan.views}, expected at least 1, the view that is judged.")
+    elif plan.views > 1 and plan.phases:
+        problems.append(f"{where}: views is {plan.views} with phases, expected 1: the loop draws its own. Leave one of them out.")
     if plan.lora_rank < 0:
         problems.append(f"{where}: lora_rank is {plan.lora_rank}, expected 0 (none) or more.")
     for number, phase in enumerate(plan.phases, 1):
@@ -191,7 +204,8 @@ def remarks(plan: Plan) -> list[str]:
     said = []
     if not plan.phases:
         what = "frozen features" if plan.tap == "pooled" else "the averaged output of every frozen stage"
-        said.append(f"No gradient steps: a closed-form or convex head is fitted on {what}.")
+        of = f", of {plan.views} views of each image" if plan.views > 1 else ""
+        said.append(f"No gradient steps: a closed-form or convex head is fitted on {what}{of}.")
     if plan.reset:
         said.append("Starts from random weights.")
     if plan.lora_rank:

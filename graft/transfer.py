@@ -1,8 +1,10 @@
 """`Transfer`: a pretrained backbone put to work on labelled items, as a scikit-learn estimator."""
 
 import copy
+import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,59 +13,68 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.numpy import load_file, save_file
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
+from graft.auto import AUTO, Climb, climb
 from graft.backbones import load_backbone
 from graft.backbones.base import Backbone
+from graft.budget import budget_seconds
 from graft.data import View, encode_target, holdout, load_unlabelled
 from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
-from graft.features import extract
+from graft.features import device_of, extract, machine, remembered
 from graft.heads import LINKS, LinearHead, fit_head
-from graft.records import TASKS, Epoch, Phase, Plan, Step, Task
+from graft.records import TASKS, Epoch, Event, Phase, Plan, Task
 from graft.strategies import make_plan
 from graft.train import train
 
 FORMAT = 1  # of the saved folder
+EPOCHS, LR = 10, 1e-3  # what strategies are called with unless told otherwise
 _VALIDATION_SHARE = 0.2
 _VALIDATION_AT_MOST = 500  # items: more would cost time and hardly sharpen the score
 _LEAST_TO_HOLD_OUT = 10
 # With fewer labels a class than this, a start that is already good loses more by giving some up than early stopping gains.
 _FEW_A_CLASS = 20
+_LEAST_EPOCHS = 3  # of retraining that is worth trying
+_SPEED_ITEMS = 64  # enough to measure the speed of training by
 _PATIENCE = 3  # epochs without a better validation score before a phase ends
 
-Progress = Callable[[Step | Epoch], None] | None
+Progress = Callable[[Event], None] | None
 
 
 class Transfer(ClassifierMixin, BaseEstimator):
     """A pretrained backbone, retrained as a strategy says, with a head of its own.
 
     backbone: a name ("sentence:minilm", "timm:resnet18", "checkpoint:FOLDER") or a Backbone.
-    strategy: a name (`graft list strategies`), a function (depth, epochs, lr) -> Plan, or a Plan.
+    strategy: "auto", a name (`graft list strategies`), a function (depth, epochs, lr) -> Plan, or a Plan. "auto" starts from the
+    frozen features and goes on only while held-out items support it, see `graft.auto.climb`.
     task: "classification", "multilabel" or "regression"; "auto" tells by y: numbers with fractions are a regression,
     a list of labels for each item (or a matrix of 0 and 1) is multi-label, all else is classification.
     head: kind of the closed-form or convex head ("logistic", "lda", "ridge"; "auto" chooses inside the training data).
     epochs, lr: what the strategy is called with. lr is the head's rate; backbones learn at fractions of it.
     class_weight: None, or "balanced".
+    budget: for "auto", seconds or text ("5m") to spend; None: nothing is retrained.
     random_state: seed of everything drawn; the same call twice gives the same model.
 
     After fit: `classes_`, `task_`, `plan_`, `backbone_`, `head_`, `history_` (an Epoch for each epoch trained),
-    `columns_` (name -> kind of the table's columns that it reads, where a study knows them).
+    `columns_` (name -> kind of the table's columns that it reads, where a study knows them), `strategy_` (its name, the one
+    that "auto" came to), `climb_` (what "auto" tried and why it stopped, else None).
     A leading phase in which only the head learns is convex, so its optimum is solved for instead of descended to.
     """
 
     def __init__(
         self,
         backbone: "str | Backbone" = "sentence:minilm",
-        strategy: "str | Plan | Callable[..., Plan]" = "feature_extraction",
+        strategy: "str | Plan | Callable[..., Plan]" = AUTO,
         *,
         task: str = "auto",
         head: str = "auto",
-        epochs: int = 10,
-        lr: float = 1e-3,
+        epochs: int = EPOCHS,
+        lr: float = LR,
         class_weight: str | None = None,
+        budget: str | float | None = None,
         random_state: int = 0,
     ) -> None:
         self.backbone = backbone
@@ -73,6 +84,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.epochs = epochs
         self.lr = lr
         self.class_weight = class_weight
+        self.budget = budget
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> "Transfer":
@@ -106,12 +118,17 @@ class Transfer(ClassifierMixin, BaseEstimator):
         of fewer than ten items, or twenty a class where the head starts solved, none is: the plan is played to its end.
         metric: name of the metric that early stopping watches. items_per_epoch: see `train`.
         """
-        backbone = self._load_backbone()
+        begun, backbone = time.perf_counter(), self._load_backbone()
         self.columns_: dict[str, str] = {}
         self.task_, self.classes_ = task, np.asarray(classes, dtype=None if len(classes) else str)
-        self.plan_ = self.strategy if isinstance(self.strategy, Plan) else make_plan(self.strategy, backbone.depth, self.epochs, self.lr)
         self.history_: list[Epoch] = []
         metric = metric or default_metric(task, target)[0]
+        self.climb_, strategy, epochs = None, self.strategy, self.epochs
+        if isinstance(strategy, str) and strategy == AUTO:
+            self.climb_ = self._climb(backbone, items, target, task, metric, blocks, begun, progress)
+            strategy, epochs = self.climb_.strategy, max(self.climb_.epochs, 1)
+        self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr)
+        self.strategy_ = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "plan")
         phases = self.plan_.phases
         solved = not self.plan_.reset and (not phases or _only_head(phases[0]))
         if solved:
@@ -125,17 +142,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             blocks = None if blocks is None else np.asarray(blocks)[inner]
         head = None
         if solved:
-            features = extract(backbone, items, tap=self.plan_.tap, progress=progress)
-            head = fit_head(
-                features,
-                target,
-                task,
-                kind=self.head,
-                n_classes=len(classes) or None,
-                class_weight=self.class_weight,
-                seed=self.random_state,
-                blocks=blocks,
-            )
+            head = self._solve(self._views(backbone, items, self.plan_, progress), target, blocks)
         if phases:
             backbone = copy.deepcopy(backbone)
             plan = Plan(phases, self.plan_.reset, self.plan_.lora_rank)
@@ -143,6 +150,87 @@ class Transfer(ClassifierMixin, BaseEstimator):
         assert head is not None
         self.backbone_, self.head_, self.tuned_ = backbone, head, bool(phases)
         return self
+
+    def _views(self, backbone: Backbone, items: Sequence[Any], plan: Plan, progress: Progress) -> np.ndarray:
+        """(views, n, d): what a head without phases reads, the judged view first."""
+        number = plan.views if backbone.modality == "image" else 1
+        return np.stack([extract(backbone, items, tap=plan.tap, view=view, progress=progress) for view in range(number)])
+
+    def _solve(self, views: np.ndarray, target: np.ndarray, blocks: np.ndarray | None) -> LinearHead:
+        """The head on all views (v, n, d) of the items."""
+        number, n, width = views.shape
+        if number > 1:
+            # The views of one item are no independent evidence: they stay on one side when the head is chosen.
+            blocks = np.tile(np.arange(n) if blocks is None else blocks, number)
+            target = np.concatenate([target] * number)
+        return fit_head(
+            views.reshape(number * n, width),
+            target,
+            self.task_,
+            kind=self.head,
+            n_classes=len(self.classes_) or None,
+            class_weight=self.class_weight,
+            seed=self.random_state,
+            blocks=blocks,
+        )
+
+    def _climb(
+        self,
+        backbone: Backbone,
+        items: Sequence[Any],
+        target: np.ndarray,
+        task: Task,
+        metric: str,
+        blocks: np.ndarray | None,
+        begun: float,
+        progress: Progress,
+    ) -> Climb:
+        """What "auto" comes to on these items."""
+        read: dict[str, np.ndarray] = {}
+        if backbone.modality == "image":
+            # The output of every stage holds the pooled features too: one pass of the network serves both.
+            read["head2toe"] = self._views(backbone, items, make_plan("head2toe", backbone.depth, 1, self.lr), progress)
+            read["feature_extraction"] = read["head2toe"][..., -backbone.width :]
+
+        def answer(strategy: str, epochs: int, fitted: np.ndarray, held: np.ndarray) -> np.ndarray:
+            plan = make_plan(strategy, backbone.depth, epochs, self.lr)
+            inner = None if blocks is None else np.asarray(blocks)[fitted]
+            if not plan.phases:
+                if strategy not in read:
+                    read[strategy] = self._views(backbone, items, plan, progress)
+                return self._solve(read[strategy][:, fitted], target[fitted], inner).outputs(read[strategy][0, held])
+            model = clone(self).set_params(backbone=backbone, strategy=strategy, epochs=epochs)
+            model.fit_encoded(
+                View(items, fitted), target[fitted], task, self.classes_.tolist(), blocks=inner, metric=metric, progress=progress
+            )
+            return model.predict_outputs(View(items, held))
+
+        epochs_for = None
+        if self.budget is not None:
+            seconds = budget_seconds(self.budget)
+            about = f"{backbone.fingerprint()} {len(target)} {hash_of(target)} {seconds} {metric} {self.random_state}"
+
+            def epochs_for(strategy: str, strategies_left: int) -> int:
+                def decide() -> float:
+                    left = seconds - (time.perf_counter() - begun)
+                    # Tried on four fifths, and where it is kept fitted again on all.
+                    each = 2 * epoch_seconds(backbone, strategy, len(target), training_speed(backbone, items, target, task))
+                    epochs = int(left / strategies_left / each)
+                    return min(self.epochs, epochs) if epochs >= _LEAST_EPOCHS else 0
+
+                # A clock decides this once; the same call then does the same again.
+                return int(remembered(f"epochs {strategy} {about}", decide))
+
+        return climb(
+            answer,
+            target,
+            task,
+            metric,
+            modality=backbone.modality,
+            seed=self.random_state,
+            blocks=blocks,
+            epochs_for=epochs_for,
+        )
 
     def _train(
         self,
@@ -251,7 +339,9 @@ class Transfer(ClassifierMixin, BaseEstimator):
                 "reset": self.plan_.reset,
                 "lora_rank": self.plan_.lora_rank,
                 "tap": self.plan_.tap,
+                "views": self.plan_.views,
             },
+            "strategy": self.strategy_,
             "preprocessing": self.backbone_.preprocessing,
             "columns": self.columns_,
         }
@@ -281,7 +371,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         model.classes_ = np.asarray(about["classes"], dtype=None if about["classes"] else str)
         plan = about["plan"]
         phases = tuple(Phase(**{**phase, "lr": tuple(phase["lr"])}) for phase in plan["phases"])
-        model.plan_ = Plan(phases, plan["reset"], plan["lora_rank"], plan["tap"])
+        model.plan_ = Plan(phases, plan["reset"], plan["lora_rank"], plan["tap"], plan.get("views", 1))
+        model.strategy_, model.climb_ = about.get("strategy", "plan"), None
         return model
 
     def _load_backbone(self) -> Backbone:
@@ -327,6 +418,35 @@ def encode(y: Any, task: str = "auto") -> tuple[Task, np.ndarray, list[Any]]:
         classes, target = np.unique(np.asarray(values), return_inverse=True)
         return "classification", target.astype(np.int64), classes.tolist()
     return encoded.task, encoded.y, list(encoded.classes)
+
+
+def training_speed(backbone: Backbone, items: Sequence[Any], target: np.ndarray, task: Task) -> float:
+    """Items a second that the whole network learns from, from preparing to the optimiser's step; measured once and remembered."""
+
+    def measure() -> float:
+        index = np.linspace(0, len(target) - 1, min(_SPEED_ITEMS, len(target))).astype(int)
+        # Two epochs: the first one warms up.
+        model = Transfer(backbone, Plan((Phase(2, (1e-9,) * backbone.depth, 1e-9),)))
+        classes = [] if task == "regression" else list(range(target.shape[1] if target.ndim == 2 else int(target.max()) + 1))
+        model.fit_encoded(View(items, index), target[index], task, classes)
+        return len(index) / model.history_[-1].seconds
+
+    return remembered(f"training {machine(device_of(backbone))} {backbone.fingerprint()} {len(target)} {hash_of(target)}", measure)
+
+
+def epoch_seconds(backbone: Backbone, strategy: str, n_items: int, training_speed: float) -> float:
+    """Seconds that an epoch of the strategy takes, about: of what is frozen nothing is run but once.
+
+    training_speed: items a second that the whole network learns from; a third of that time is the forward pass.
+    """
+    phases = make_plan(strategy, backbone.depth, 2, 1e-3).phases
+    learning = [next((group for group, rate in enumerate(phase.lr) if rate), backbone.depth) for phase in phases]
+    share = 1 - min(learning) / backbone.depth
+    return n_items / training_speed * (share + (1 - share) / 3 / _LEAST_EPOCHS)
+
+
+def hash_of(target: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(target).tobytes(), digest_size=8).hexdigest()
 
 
 def _only_head(phase: Phase) -> bool:

@@ -13,7 +13,7 @@ FLOORS = (
     ("optional", "registry", "records", "items", "files", "budget", "torchvision_ops"),
     ("data", "backbones", "evaluate", "explain", "audit", "monitor"),
     ("features", "strategies", "heads", "baselines", "transferability", "shift", "align", "testtime", "pretext", "fewshot", "fuse", "lora"),
-    ("train",),
+    ("train", "auto"),
     ("transfer", "report"),
     ("study",),
     ("export", "serve"),

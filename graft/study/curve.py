@@ -34,7 +34,7 @@ def label_curve(judged: Judged, candidate: Candidate, classical: Classical, scra
         outputs = {
             TRANSFER: material.fit_and_predict(candidate, part, test),
             classical.name: classical.fit_and_predict(part, test),
-            SCRATCH: scratch.fit_and_predict(part, test, share=n / len(train)),
+            SCRATCH: scratch.with_fewer(part, test, n / len(train)),
         }
         for name in names:
             curves[name].append(_point(material, n, test, outputs[name]))

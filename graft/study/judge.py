@@ -125,20 +125,23 @@ class Judged:
 TRANSFER = "transfer"
 
 
-def judge_transfer(material: Material, cut: Parts, strategies: Sequence[str]) -> Judged:
+def judge_transfer(judged: Judged, strategies: Sequence[str]) -> None:
     """Choose and fit inside each fold's training part, then answer for its test part once."""
-    judged = Judged(material, cut)
+    material = judged.material
     judged.outputs[TRANSFER] = []
-    for train, test in cut.folds:
+    for train, test in judged.parts.folds:
         choice = material.choose(train, strategies)
         judged.choices.append(choice)
         judged.outputs[TRANSFER].append(material.fit_and_predict(choice.candidate, train, test))
-    return judged
 
 
-def judge_controls(judged: Judged, classical: Classical, scratch: Scratch) -> None:
-    """The controls on the same folds; scratch on the first ones that its plan has time for."""
+def judge_classical(judged: Judged, classical: Classical) -> None:
+    """The classical control on the same folds."""
     judged.outputs[classical.name] = [classical.fit_and_predict(train, test) for train, test in judged.parts.folds]
+
+
+def judge_scratch(judged: Judged, scratch: Scratch) -> None:
+    """The from-scratch control on the first of the folds, as many as its plan has time for."""
     judged.outputs[SCRATCH] = [scratch.fit_and_predict(train, test) for train, test in judged.parts.folds[: scratch.plan.folds]]
 
 

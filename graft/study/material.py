@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from graft.backbones import load_backbone
+from graft.auto import AUTO
 from graft.backbones.base import Backbone
 from graft.data import Dataset, View, folds, holdout
 from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, interval_over_items, measure, metrics_for, signed
 from graft.features import extract, throughput
 from graft.heads import cross_validate, fit_head
-from graft.records import Epoch, Score, Step, Task
+from graft.records import Event, Plan, Score, Task
 from graft.strategies import STRATEGIES, make_plan
-from graft.transfer import Transfer, can_hold_out
+from graft.transfer import EPOCHS, LR, Transfer, can_hold_out
 
-Progress = Callable[[Step | Epoch], None] | None
+Progress = Callable[[Event], None] | None
 
 _INNER_FOLDS, _FEW, _MANY = 5, 500, 2000
 _HELD_SHARE = 0.2
@@ -36,35 +36,44 @@ class Candidate:
 class Material:
     """A checked data set with what is computed from it once: backbones loaded, features extracted.
 
-    metric: name of the one that is chosen by. choosing and judging get their items by index (n,) into the data set.
+    backbones: by name. metric: name of the one that is chosen by. tap: what is read off the backbones at once. fit_seconds: for
+    each fit of `auto`; None: it retrains nothing. Choosing and judging get their items by index (n,) into the data set.
     """
 
     dataset: Dataset
-    names: Sequence[str]
+    backbones: dict[str, Backbone]
     metric: str
     seed: int
+    tap: str = "pooled"
     progress: Progress = None
-    backbones: dict[str, Backbone] = field(default_factory=dict)
+    fit_seconds: float | None = None
     speeds: dict[str, float] = field(default_factory=dict)
+    # What extracting takes, also where the features were found on the disk; and what it took this time.
+    extraction_seconds: dict[str, float] = field(default_factory=dict)
+    extracting: float = 0.0
     _features: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in self.names:
-            self.backbones[name] = load_backbone(name)
-            reads = self.backbones[name].modality
-            if reads != ("text" if self.dataset.modality == "table" else self.dataset.modality):
-                raise GraftError(
-                    f"backbone {name} reads {reads}s, {self.dataset.name} holds {self.dataset.modality}s. Name another backbone."
-                )
-            self.speeds[name] = throughput(self.backbones[name], self.dataset.items)
+        for name, backbone in self.backbones.items():
+            if backbone.modality != ("text" if self.dataset.modality == "table" else self.dataset.modality):
+                reads, holds = backbone.modality, self.dataset.modality
+                raise GraftError(f"backbone {name} reads {reads}s, {self.dataset.name} holds {holds}s. Name another backbone.")
+            self.speeds[name] = throughput(backbone, self.dataset.items, tap=self.tap)
+            self.extraction_seconds[name] = len(self.dataset) / self.speeds[name]
         assert self.dataset.task is not None and self.dataset.target is not None  # what `load` gives is labelled
         self.task, self.target = self.dataset.task, self.dataset.target
         self.blocks = self.dataset.blocks()
 
     def features(self, name: str, tap: str = "pooled") -> np.ndarray:
         """(n, d) of every item, extracted once."""
+        if tap == "pooled" and self.tap == "stages":
+            # The output of every stage holds the pooled features too: one pass of the network serves both.
+            return self.features(name, "stages")[:, -self.backbones[name].width :]
         if (name, tap) not in self._features:
+            begun = time.perf_counter()
             self._features[name, tap] = extract(self.backbones[name], self.dataset.items, tap=tap, progress=self.progress)
+            self.extracting += time.perf_counter() - begun
+            self.extraction_seconds[name] = max(self.extraction_seconds[name], time.perf_counter() - begun)
         return self._features[name, tap]
 
     def items(self, index: np.ndarray) -> Sequence[Any]:
@@ -87,7 +96,7 @@ class Material:
 
     def fit(self, candidate: Candidate, index: np.ndarray) -> Transfer:
         """The candidate fitted on these items, as a model."""
-        model = Transfer(self.backbones[candidate.backbone], candidate.strategy, random_state=self.seed)
+        model = Transfer(self.backbones[candidate.backbone], candidate.strategy, budget=self.fit_seconds, random_state=self.seed)
         return model.fit_encoded(
             self.items(index),
             self.target[index],
@@ -100,16 +109,21 @@ class Material:
 
     def fit_and_predict(self, candidate: Candidate, index: np.ndarray, judged: np.ndarray) -> np.ndarray:
         """Outputs for the judged items of the candidate fitted on the items in index."""
-        plan = self.plan(candidate)
-        if trains(plan):
+        if candidate.strategy == AUTO or self.trains(candidate) or self.plan(candidate).views > 1:
             return self.fit(candidate, index).predict_outputs(self.items(judged))
-        features = self.features(candidate.backbone, plan.tap)
+        features = self.features(candidate.backbone, self.plan(candidate).tap)
         head = fit_head(features[index], self.target[index], self.task, **self._head_settings(index))
         return head.outputs(features[judged])
 
-    def plan(self, candidate: Candidate) -> Any:
-        model = Transfer()
-        return make_plan(candidate.strategy, self.backbones[candidate.backbone].depth, model.epochs, model.lr)
+    def plan(self, candidate: Candidate) -> Plan:
+        """What a named strategy will do."""
+        return make_plan(candidate.strategy, self.backbones[candidate.backbone].depth, EPOCHS, LR)
+
+    def trains(self, candidate: Candidate) -> bool:
+        """Whether it may move the backbone: a head alone is solved for on frozen features."""
+        if candidate.strategy == AUTO:
+            return self.fit_seconds is not None
+        return any(any(phase.lr) for phase in self.plan(candidate).phases)
 
     def rank(self, index: np.ndarray) -> list[dict[str, Any]]:
         """Backbones by the cross-validated score of a head on their frozen features, best first.
@@ -117,12 +131,12 @@ class Material:
         Rows: backbone, score, interval (95 %, over items), seconds (extraction and heads), cost (items a second).
         """
         rows = []
-        for name in self.names:
-            begun = time.perf_counter()
+        for name in self.backbones:
             features = self.features(name)[index]
+            begun = time.perf_counter()
             outputs = cross_validate(features, self.target[index], self.task, self.inner_folds(index), **self._head_settings(index))
             score = interval_over_items(self.metric, self.target[index], outputs, self.seed)
-            spent = len(index) / self.speeds[name] + time.perf_counter() - begun
+            spent = self.extraction_seconds[name] + time.perf_counter() - begun
             rows.append({"backbone": name, "score": score.value, "interval": score.interval, "seconds": spent, "cost": self.speeds[name]})
         # Ties go to the faster backbone.
         return sorted(rows, key=lambda row: (-signed(self.metric, row["score"]), -row["cost"]))
@@ -133,14 +147,14 @@ class Material:
         The backbone is the first of the ranking. Strategies compete on the same held-out items; the cheaper wins a tie, and
         where there are too few items to hold some out.
         """
-        if ranking is None and len(self.names) > 1:
+        if ranking is None and len(self.backbones) > 1:
             ranking = self.rank(index)
-        backbone = ranking[0]["backbone"] if ranking else self.names[0]
+        backbone = ranking[0]["backbone"] if ranking else next(iter(self.backbones))
         rivals = [Candidate(backbone, strategy) for strategy in strategies]
         if len(rivals) == 1 or not can_hold_out(self.target[index], self.task, self.blocks_of(index)):
             return Choice(rivals[0], [])
         rows, scores = [], {}
-        parts = self._compared_on(index, any(trains(self.plan(rival)) for rival in rivals))
+        parts = self._compared_on(index, any(self.trains(rival) for rival in rivals))
         judged = np.concatenate([held for _, held in parts])
         for rival in rivals:
             begun = time.perf_counter()
@@ -185,11 +199,6 @@ def _row(candidate: Candidate, score: Score, seconds: float) -> dict[str, Any]:
     }
 
 
-def trains(plan: Any) -> bool:
-    """Whether a plan moves the backbone: a head alone is solved for on frozen features."""
-    return plan.reset or any(any(phase.lr) for phase in plan.phases)
-
-
 def choose_metric(task: Task, target: np.ndarray, metric: str | None) -> tuple[str, str]:
     """The metric to choose by, and why in words. target: of the training items. Raises GraftError for one that does not judge this task."""
     if metric is None:
@@ -203,7 +212,8 @@ def choose_metric(task: Task, target: np.ndarray, metric: str | None) -> tuple[s
 def known_strategies(names: Sequence[str]) -> list[str]:
     """The names, each checked; the scratch control is no way to transfer."""
     for name in names:
-        STRATEGIES[name]
+        if name != AUTO:
+            STRATEGIES[name]
         if name == "scratch":
             raise GraftError("strategy 'scratch' is the control of every run, expected one that starts from pretrained weights.")
     return list(dict.fromkeys(names))

@@ -14,107 +14,153 @@ from typing import Any
 
 import numpy as np
 
+from graft.auto import AUTO
 from graft.budget import budget_seconds
+from graft.errors import GraftError
 from graft.features import remembered
-from graft.records import Phase, Plan
-from graft.study.material import Candidate, Material, trains
-from graft.transfer import Transfer
+from graft.study.material import Candidate, Material
+from graft.transfer import epoch_seconds, training_speed
 
-DEFAULT_BUDGET = 180.0  # seconds
-_TRANSFER_SHARE = 0.35
-_SCRATCH_SHARE = 0.25
-# A forward and a backward pass cost about three forward passes.
-_TRAINING_PASSES = 3.0
-_SPEED_ITEMS = 64  # enough to measure the speed of training by
-# What is tried where the user names none. A sentence encoder's last stage is made to be read; an image network's is not.
-DEFAULT_STRATEGIES = {
-    "image": ("feature_extraction", "head2toe", "lp_ft"),
-    "text": ("feature_extraction", "lp_ft"),
-    "table": ("feature_extraction",),
-}
+# The from-scratch control gets what transfer took, and a tenth more; the label curve about a fifth of that again.
+_SCRATCH = 1.1
+_WITH_CURVE = 1.3
+_LEAST_SCRATCH = 10.0  # seconds: in less a network from random weights learns next to nothing
+_LEAST_FIT = 5.0  # seconds of retraining in each fold that are worth planning for
+_PAGE = 3.0  # seconds: fitting the last model and writing the page
+# Heads and the classical control take about as long as extraction did, on the data sets in benchmarks/.
+_BESIDE_EXTRACTION = 2.0
+SCRATCH_RATES = (1e-3, 3e-3, 3e-4)
+_LEAST_EPOCHS = 3  # of each rate that is tried from scratch
 
 
-def resolve_budget(budget: str | float | None, strategies: Sequence[str] | None) -> float | None:
-    """Seconds. None, no limit: strategies were named and no budget."""
-    if budget is not None:
-        return budget_seconds(budget) if isinstance(budget, str) else float(budget)
-    return None if strategies else DEFAULT_BUDGET
+def resolve_budget(budget: str | float | None) -> float | None:
+    """Seconds; None: no limit."""
+    return budget_seconds(budget) if budget is not None else None
 
 
-def affordable(
-    material: Material, strategies: Sequence[str], seconds: float | None, n_train: int, n_folds: int
-) -> tuple[list[str], list[str]]:
-    """(tried, left out), cheapest first, so that transfer takes about a third of the budget. The cheapest is always tried.
+@dataclass
+class Clock:
+    """The time of one study. budget: seconds, None without a limit. settings: all that decisions depend on besides the data."""
 
-    n_train: items to train on. n_folds: times that choosing and fitting happen.
+    material: Material
+    budget: float | None
+    begun: float
+    settings: dict[str, Any]
+
+    def left(self) -> float:
+        """Seconds until the budget is spent."""
+        return math.inf if self.budget is None else self.budget - (time.perf_counter() - self.begun)
+
+    def estimate(self) -> float:
+        """Seconds that a study takes from here in which nothing is retrained, about: what is printed before they are spent."""
+        extraction = sum(self.material.extraction_seconds.values())
+        transfer = (1 + _BESIDE_EXTRACTION / 2) * extraction
+        return transfer + max(_LEAST_SCRATCH, _SCRATCH * transfer) * _WITH_CURVE + extraction + _PAGE
+
+    def refuse_too_little(self) -> None:
+        """Raise GraftError where the budget does not allow even a study in which nothing is retrained."""
+        if self.budget is not None and self.estimate() > self.left():
+            least = math.ceil(1.1 * (self.estimate() + self.budget - self.left()))
+            speeds = ", ".join(f"{name} {speed:.0f} items/s" for name, speed in self.material.speeds.items())
+            raise GraftError(
+                f"budget {self.budget:g}s: {len(self.material.dataset)} items at {speeds}, with the controls, take about "
+                f"{self.estimate():.0f} s here, expected a budget that allows for them. The smallest that works is about "
+                f"--budget {least}s; fewer backbones or items take less."
+            )
+
+    def words(self) -> str:
+        """The plan for the time, in a sentence."""
+        material = self.material
+        reading = ", ".join(
+            f"{name} at {material.speeds[name]:.0f} items/s {material.extraction_seconds[name]:.0f} s" for name in material.backbones
+        )
+        if self.budget is None:
+            return f"estimate: about {self.estimate():.0f} s (extraction: {reading}; heads, controls, label curve and page: the rest)"
+        spare = max(0.0, self.left() - self.estimate())
+        beside = self.estimate() - sum(material.extraction_seconds.values())
+        return (
+            f"plan for {self.budget:.0f} s: extraction {reading}; heads, controls, label curve and page about {beside:.0f} s; "
+            f"retraining and its from-scratch control up to {spare:.0f} s"
+        )
+
+    def fit_seconds(self, spent: float, classical: float, n_fits: int) -> float | None:
+        """For each fit of `auto` to retrain in, None where that is too little to be worth it.
+
+        spent: seconds of transfer so far, which all fits share. classical: seconds that the classical control takes, all folds together.
+        """
+        if self.budget is None:
+            return None
+
+        def decide() -> float:
+            scratch = _SCRATCH * _WITH_CURVE
+            # What is left pays for retraining, for as much from scratch, and for the rest of the study.
+            left = (self.left() - classical - _PAGE - scratch * spent) / (1 + scratch) / n_fits
+            return left if left >= _LEAST_FIT else 0.0
+
+        return self.decided("fit seconds", decide) or None
+
+    def scratch_plan(self, backbone: str, spent: float, n_train: int, n_folds: int) -> "ScratchPlan":
+        """At least as much time as transfer had, and what a budget leaves up to twice that.
+
+        spent: seconds that transfer took, all folds together.
+        """
+        least = max(_SCRATCH * spent, _LEAST_SCRATCH)
+        if self.budget is None:
+            seconds = self.decided("scratch seconds", lambda: least)
+        else:
+            seconds = self.decided("scratch seconds", lambda: max(least, min(2 * least, self.left() / _WITH_CURVE - _PAGE)))
+        items = seconds * self._training_speed(backbone)
+        # Fewer folds rather than hardly any training in each; two are the least that an interval can be made from.
+        folds = max(min(n_folds, 2), min(n_folds, int(items / (3 * n_train))))
+        items_per_epoch = min(n_train, 1024)
+        rates = len(SCRATCH_RATES) if items / folds / items_per_epoch >= len(SCRATCH_RATES) * _LEAST_EPOCHS else 1
+        return ScratchPlan(seconds / folds, folds, rates, max(1, math.ceil(items / folds / rates / items_per_epoch)), items_per_epoch)
+
+    def cost(self, strategy: str, n_train: int) -> float:
+        """Seconds of trying a strategy and fitting it, for the slowest backbone; `auto` keeps to its own seconds."""
+        most = 0.0
+        for name, backbone in self.material.backbones.items():
+            if strategy != AUTO and self.material.trains(Candidate(name, strategy)):
+                epochs = sum(phase.epochs for phase in self.material.plan(Candidate(name, strategy)).phases)
+                most = max(most, 2 * epochs * epoch_seconds(backbone, strategy, n_train, self._training_speed(name)))
+        return most
+
+    def _training_speed(self, backbone: str) -> float:
+        material = self.material
+        everything = material.items(np.arange(len(material.target)))
+        return training_speed(material.backbones[backbone], everything, material.target, material.task)
+
+    def decided(self, what: str, decide: Any) -> float:
+        """A number that hangs on the clock, decided once for these settings and data."""
+        digest = hashlib.blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=16)
+        digest.update(self.material.target.tobytes())
+        return remembered(f"{what} {digest.hexdigest()}", decide)
+
+
+@dataclass(frozen=True)
+class ScratchPlan:
+    """What the from-scratch control gets in each fold: seconds, and in them so many rates of so many epochs of so many items."""
+
+    seconds: float
+    folds: int
+    rates: int
+    epochs: int
+    items_per_epoch: int
+
+
+def affordable(clock: Clock, strategies: Sequence[str], n_train: int, n_fits: int) -> tuple[list[str], list[str]]:
+    """(tried, left out), cheapest first, so that retraining takes a third of the budget. The cheapest is always tried.
+
+    n_train: items to train on. n_fits: times that choosing and fitting happen.
     """
-    costs = {strategy: _cost(material, strategy, n_train, n_folds) for strategy in strategies}
+    costs = {strategy: clock.cost(strategy, n_train) * n_fits for strategy in strategies}
     order = sorted(strategies, key=lambda strategy: costs[strategy])
-    if seconds is None:
+    if clock.budget is None:
         return order, []
-    left = _TRANSFER_SHARE * seconds - sum(len(material.dataset) / speed for speed in material.speeds.values())
+    left = clock.left() / 3
     tried: list[str] = []
     dropped: list[str] = []
     for place, strategy in enumerate(order):
         left -= costs[strategy]
         (tried if place == 0 or left > 0 else dropped).append(strategy)
     return tried, dropped
-
-
-def _cost(material: Material, strategy: str, n_train: int, n_folds: int) -> float:
-    """Seconds of choosing once and fitting once in each fold, for the slowest backbone."""
-    most = 0.0
-    for name, backbone in material.backbones.items():
-        plan = material.plan(Candidate(name, strategy))
-        if not trains(plan):
-            continue
-        passes = 0.0
-        for phase in plan.phases:
-            moving = [rate > 0 for rate in phase.lr]
-            if any(moving):
-                above = 1 - moving.index(True) / backbone.depth
-                # Text states below the boundary are kept; image views are drawn anew, so all of the network runs.
-                passes += phase.epochs * (_TRAINING_PASSES * above + (backbone.modality == "image") * (1 - above))
-        most = max(most, passes * n_train / material.speeds[name])
-    return most * n_folds * 2
-
-
-@dataclass(frozen=True)
-class ScratchPlan:
-    """What the from-scratch control gets in each fold: epochs of so many items."""
-
-    folds: int
-    epochs: int
-    items_per_epoch: int
-
-
-def scratch_plan(
-    material: Material, backbone: str, seconds: float | None, spent: float, n_train: int, n_folds: int, settings: Any
-) -> ScratchPlan:
-    """At least as much time as transfer had, or a quarter of the budget if that is more.
-
-    spent: seconds that transfer took, all folds together; remembered for these settings, as is the speed of training.
-    """
-    spent = remembered(f"transfer {_digest(settings, material.target)}", lambda: spent)
-    allowed = max(1.1 * spent, _SCRATCH_SHARE * (seconds or 0.0))
-    items = allowed * remembered(f"training {_digest(backbone, material.target)}", lambda: _training_speed(material, backbone))
-    # Fewer folds rather than hardly any training in each; two are the least that an interval can be made from.
-    folds = max(min(n_folds, 2), min(n_folds, int(items / (3 * n_train))))
-    items_per_epoch = min(n_train, 1024)
-    return ScratchPlan(folds, max(1, math.ceil(items / folds / items_per_epoch)), items_per_epoch)
-
-
-def _training_speed(material: Material, backbone: str) -> float:
-    """Items a second that the whole network learns from, from preparing to the optimiser's step."""
-    index = np.linspace(0, len(material.target) - 1, min(_SPEED_ITEMS, len(material.target))).astype(int)
-    plan = Plan((Phase(1, (1e-9,) * material.backbones[backbone].depth, 1e-9),))
-    model = Transfer(material.backbones[backbone], plan, random_state=material.seed)
-    begun = time.perf_counter()
-    model.fit_encoded(material.items(index), material.target[index], material.task, material.dataset.classes)
-    return len(index) / (time.perf_counter() - begun)
-
-
-def _digest(settings: Any, target: np.ndarray) -> str:
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
-    digest.update(target.tobytes())
-    return digest.hexdigest()

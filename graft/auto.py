@@ -1,0 +1,160 @@
+"""`auto`, the default strategy: from the frozen probe on, only while held-out items support it. numpy; trains nothing itself."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graft.data import folds, holdout
+from graft.evaluate import decide, interval_over_items, verdict_on_items
+from graft.records import Score, Task
+
+AUTO = "auto"
+# A sentence encoder's last stage is made to be read, an image network's is not; texts have no views.
+FROZEN = {"image": ("feature_extraction", "head2toe", "views"), "text": ("feature_extraction",)}
+TRAINED = ("partial", "lp_ft", "l2_sp")
+
+_INNER_FOLDS, _MANY = 5, 2000
+_HELD_SHARE = 0.2
+# A strategy that mends a third of m wrong answers changes the score by m / 3 with a standard error of about sqrt(m), in answers:
+# below nine of them a gain cannot be told from chance.
+_LEAST_MISTAKES = 9
+_NORMAL_95 = 1.96
+
+Answer = Callable[[str, int, np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One strategy that was tried on held-out items. score: the metric on them. why: what became of it, in words."""
+
+    strategy: str
+    score: Score
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Climb:
+    """What `auto` came to. strategy: a name. epochs: to play it for. rungs: what was tried. why: one sentence."""
+
+    strategy: str
+    epochs: int
+    rungs: tuple[Rung, ...]
+    why: str
+
+
+def climb(
+    answer: Answer,
+    target: np.ndarray,
+    task: Task,
+    metric: str,
+    *,
+    modality: str,
+    seed: int,
+    blocks: np.ndarray | None = None,
+    epochs_for: Callable[[str, int], int] | None = None,
+) -> Climb:
+    """The strategy that held-out items support, the cheapest first; on none does it train without being given time.
+
+    answer: (strategy, epochs, fitted, held) -> outputs for the items `held` of the strategy fitted on `fitted`, both indices.
+    target: (n,) or (n, c), of the training items. metric: name of the one to choose by. epochs_for: (strategy, strategies that
+    are left) -> epochs that there is time for, 0 for none; None: nothing is trained.
+    Frozen strategies answer for every item once, by folds; those that train for one held-out fifth. A strategy takes the place
+    of the best so far when its gain on the same items exceeds the gain's standard error (the rule of Breiman et al. 1984,
+    section 3.4.3). It ends where fewer than nine held-out answers are wrong, since no gain could then be shown.
+    """
+    n = len(target)
+    n_units = n if blocks is None else len(np.unique(blocks))
+    probe, *others = FROZEN[modality]
+    if n_units < 2 * _INNER_FOLDS or _scarcest(target, task) < 2:
+        return Climb(probe, 1, (), f"stayed with the frozen probe: {n} items are too few to hold some out and compare.")
+    parts = folds(target, task, _INNER_FOLDS if n <= _MANY else 2, seed, blocks=blocks)
+    ladder = _Ladder(answer, target, task, metric, seed)
+    best = ladder.first(probe, parts)
+    for name in others:
+        if few := ladder.too_few(best):
+            return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: {few}")
+        best = ladder.better(best, name, 1, parts)
+    if few := ladder.too_few(best):
+        return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: {few}")
+    if epochs_for is None:
+        return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: no time was given to find out whether retraining pays.")
+    parts = [holdout(target, task, _HELD_SHARE, seed, blocks=blocks)]
+    epochs, frozen = {best: 1}, best
+    tried: list[str] = []
+    for place, name in enumerate(TRAINED):
+        epochs[name] = epochs_for(name, len(TRAINED) - place)
+        if not epochs[name]:
+            continue
+        if not tried:
+            ladder.held(best, parts)
+            if few := ladder.too_few(best):
+                return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: {few}")
+        tried.append(name)
+        best = ladder.better(best, name, epochs[name], parts)
+    if best != frozen:
+        why = f"{best}: better than {frozen} on held-out items by more than the standard error."
+    elif tried:
+        why = f"{_stayed(best, probe)}: {', '.join(tried)} did not do better on held-out items by more than the standard error."
+    else:
+        why = f"{_stayed(best, probe)}: the time that is left allows no retraining."
+    return Climb(best, epochs[best], tuple(ladder.rungs), why)
+
+
+class _Ladder:
+    """Outputs for the same held-out items, strategy by strategy."""
+
+    def __init__(self, answer: Answer, target: np.ndarray, task: Task, metric: str, seed: int) -> None:
+        self.answer, self.target, self.task, self.metric, self.seed = answer, target, task, metric, seed
+        self.rungs: list[Rung] = []
+        self.outputs: dict[str, np.ndarray] = {}
+
+    def first(self, name: str, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
+        seconds = self.held(name, parts)
+        self.rungs.append(Rung(name, self.score(name), seconds, "where it starts"))
+        return name
+
+    def held(self, name: str, parts: Sequence[tuple[np.ndarray, np.ndarray]], epochs: int = 1) -> float:
+        """Answer for the held-out items of the parts; returns the seconds it took."""
+        begun = time.perf_counter()
+        self.judged = np.concatenate([held for _, held in parts])
+        self.outputs[name] = np.concatenate([self.answer(name, epochs, fitted, held) for fitted, held in parts])
+        return time.perf_counter() - begun
+
+    def better(self, best: str, name: str, epochs: int, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
+        """The one of the two to go on with."""
+        seconds = self.held(name, parts, epochs)
+        y = self.target[self.judged]
+        found = verdict_on_items(self.metric, y, self.outputs[name], self.outputs[best], seed=self.seed, against=best)
+        error = (found.interval[1] - found.interval[0]) / (2 * _NORMAL_95)
+        kept = found.effect > error
+        why = f"{found.effect:+.3f} against {best}, standard error {error:.3f}: {'kept' if kept else 'not kept'}"
+        self.rungs.append(Rung(name, self.score(name), seconds, why))
+        return name if kept else best
+
+    def score(self, name: str) -> Score:
+        return interval_over_items(self.metric, self.target[self.judged], self.outputs[name], self.seed)
+
+    def too_few(self, name: str) -> str:
+        """Why no gain over this strategy could be shown; empty where one could."""
+        if self.task == "regression":
+            return ""
+        y = self.target[self.judged]
+        wrong = decide(y, self.outputs[name]) != y
+        mistakes = int((wrong if wrong.ndim == 1 else wrong.any(axis=1)).sum())
+        if mistakes >= _LEAST_MISTAKES:
+            return ""
+        return (
+            f"it is wrong on {mistakes} of {len(y)} held-out items, and below {_LEAST_MISTAKES} a gain cannot be told from chance. "
+            "More labels would show more."
+        )
+
+
+def _stayed(best: str, probe: str) -> str:
+    return "stayed with the frozen probe" if best == probe else f"stayed with {best}"
+
+
+def _scarcest(target: np.ndarray, task: Task) -> int:
+    return int(np.unique(target, return_counts=True)[1].min()) if task == "classification" else len(target)

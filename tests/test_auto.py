@@ -1,0 +1,97 @@
+"""`auto`: starts from the probe, goes on while held-out items support it, and says why it stopped."""
+
+import numpy as np
+import pytest
+
+from graft.auto import FROZEN, TRAINED, climb
+
+N = 200
+TARGET = np.arange(N) % 2
+
+
+def answering(wrong, log=None):
+    """An `answer` whose strategies are wrong on so many of the first items they are asked for in each call, in a share of the items."""
+
+    def answer(strategy, epochs, fitted, held):
+        assert not set(fitted) & set(held)
+        if log is not None:
+            log.append((strategy, epochs, len(held)))
+        outputs = np.full((len(held), 2), 0.1)
+        outputs[np.arange(len(held)), TARGET[held]] = 0.9
+        bad = np.isin(held, np.flatnonzero(np.arange(N) % 100 < 100 * wrong[strategy]))
+        outputs[bad] = outputs[bad][:, ::-1]
+        return outputs
+
+    return answer
+
+
+def came_to(wrong, modality="image", epochs_for=None, log=None, **options):
+    wrong = {**dict.fromkeys((*FROZEN[modality], *TRAINED), 0.3), **wrong}
+    return climb(answering(wrong, log), TARGET, "classification", "accuracy", modality=modality, seed=0, epochs_for=epochs_for, **options)
+
+
+def test_a_probe_that_is_hardly_wrong_is_kept_and_nothing_else_is_tried():
+    log = []
+    climbed = came_to({"feature_extraction": 0.04}, log=log)
+    assert climbed.strategy == "feature_extraction" and {name for name, *_ in log} == {"feature_extraction"}
+    assert "wrong on 8 of 200 held-out items, and below 9 a gain cannot be told from chance" in climbed.why
+    assert [(rung.strategy, rung.score.value, rung.score.n) for rung in climbed.rungs] == [("feature_extraction", pytest.approx(0.96), 200)]
+
+
+def test_what_is_clearly_better_takes_the_place_of_the_best_so_far():
+    climbed = came_to({"head2toe": 0.1})
+    assert climbed.strategy == "head2toe"
+    assert [rung.why.rpartition(": ")[2] for rung in climbed.rungs] == ["where it starts", "kept", "not kept"]
+    assert "no time was given" in climbed.why
+
+
+def test_a_gain_within_its_standard_error_is_not_kept():
+    # One item of 200 better: 0.005, with a standard error of 0.0086 as one item is added in favour of each side.
+    assert came_to({"feature_extraction": 0.30, "head2toe": 0.295}).strategy == "feature_extraction"
+    assert came_to({"feature_extraction": 0.30, "head2toe": 0.26}).strategy == "head2toe"
+
+
+def test_every_item_is_answered_for_once_by_frozen_strategies_and_a_fifth_by_those_that_train():
+    log = []
+    climbed = came_to({"lp_ft": 0.0}, modality="text", epochs_for=lambda strategy, left: 7, log=log)
+    assert [held for name, _, held in log if name == "feature_extraction"] == [40] * 6
+    assert [(epochs, held) for name, epochs, held in log if name == "lp_ft"] == [(7, 40)]
+    assert (climbed.strategy, climbed.epochs) == ("lp_ft", 7)
+    assert climbed.why == "lp_ft: better than feature_extraction on held-out items by more than the standard error."
+
+
+def test_time_is_asked_for_each_strategy_that_trains_and_none_is_played_without():
+    asked, log = [], []
+
+    def epochs_for(strategy, left):
+        asked.append((strategy, left))
+        return 5 if strategy == "l2_sp" else 0
+
+    climbed = came_to({}, modality="text", epochs_for=epochs_for, log=log)
+    assert asked == [("partial", 3), ("lp_ft", 2), ("l2_sp", 1)]
+    assert {name for name, *_ in log} == {"feature_extraction", "l2_sp"}
+    assert climbed.strategy == "feature_extraction"
+    assert "l2_sp did not do better on held-out items" in climbed.why
+    assert "allows no retraining" in came_to({}, modality="text", epochs_for=lambda strategy, left: 0).why
+
+
+def test_too_few_held_out_mistakes_end_it_before_anything_trains():
+    climbed = came_to({"feature_extraction": 0.1}, modality="text", epochs_for=lambda strategy, left: 5)
+    assert climbed.strategy == "feature_extraction" and "of 40 held-out items" in climbed.why
+
+
+def test_too_few_items_are_not_held_out():
+    climbed = climb(answering({}), np.arange(8) % 2, "classification", "accuracy", modality="text", seed=0)
+    assert climbed.rungs == () and "8 items are too few to hold some out" in climbed.why
+    blocks = np.repeat(np.arange(4), 50)
+    assert "too few" in came_to({}, blocks=blocks).why
+
+
+def test_a_regression_goes_on_whatever_its_error_is():
+    target = np.linspace(0, 1, N)
+
+    def answer(strategy, epochs, fitted, held):
+        return target[held] + {"feature_extraction": 0.3, "head2toe": 0.1, "views": 0.2}[strategy]
+
+    climbed = climb(answer, target, "regression", "mae", modality="image", seed=0)
+    assert climbed.strategy == "head2toe" and len(climbed.rungs) == 3
