@@ -198,6 +198,7 @@ def compare(name, chosen, weights, unpacked):
                 row = {
                     "date": now.date().isoformat(),
                     "machine": rows.machine(),
+                    "memory": rows.memory(),
                     "versions": worker.versions,
                     "pair": now.isoformat(timespec="milliseconds") if setting is not None else "",
                     "comparison": name,

@@ -30,7 +30,9 @@ def summary(path, since=""):
     table["over"] = table["seconds"].str.startswith("over")
     table["seconds"] = pd.to_numeric(table["seconds"].str.removeprefix("over "), errors="coerce")
     table["accuracy"] = pd.to_numeric(table["accuracy"])
-    beside, alone = table[table["pair"] != ""], table[(table["pair"] == "") & (table["contender"] == "graft")]
+    # Runs with freed memory kept are another measurement.
+    table.loc[table["memory"] == "kept", "data"] += ", memory kept"
+    beside, alone = table[table["pair"] != ""], table[table["pair"] == ""]
     parts = []
     if len(beside):
         pairs = paired(beside)

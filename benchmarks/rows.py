@@ -14,6 +14,11 @@ def machine():
     return f"{about.get('model name', 'unknown processor')}, {os.cpu_count()} cores, bf16 {bf16}"
 
 
+def memory():
+    """Freed memory is "returned" to the system, as by default, or "kept" for the next tensor. README.md says why it counts."""
+    return "kept" if os.environ.get("MALLOC_MMAP_MAX_") == "0" and "MALLOC_TRIM_THRESHOLD_" in os.environ else "returned"
+
+
 def append(path, row):
     """row: column -> value, the same columns in each row of one file."""
     fresh = not path.exists()
