@@ -17,6 +17,7 @@ from graft.features.runtimes import REFERENCE, RUNTIMES, choose, machine, plain
 from graft.features.store import LAYOUT, Store, cache_folder, remembered, room_for, sortable
 from graft.features.taps import TAPS, Tapped
 from graft.items import content_key, open_image
+from graft.memory import keep_freed
 from graft.records import Step
 
 Progress = Callable[[Any], None]
@@ -138,6 +139,7 @@ def _computed(
     """(places, features) of batches of the missing items; the next one is decoded while the present one is computed."""
     if not len(missing):
         return
+    keep_freed()
     backbone = network.backbone
     name, run = REFERENCE, plain(network)
     expected = max(expected, len(missing))
