@@ -25,6 +25,11 @@ _NORMAL_95 = 1.96
 Answer = Callable[[str, int, np.ndarray, np.ndarray], np.ndarray]
 
 
+def describe() -> list[str]:
+    """The way up, a line a modality."""
+    return [f"{modality}s: {', '.join(frozen)}; where a budget is given, then {', '.join(TRAINED)}" for modality, frozen in FROZEN.items()]
+
+
 @dataclass(frozen=True)
 class Rung:
     """One strategy that was tried on held-out items. score: the metric on them. why: what became of it, in words."""

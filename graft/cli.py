@@ -182,8 +182,13 @@ def plan(
 
     Which layer group learns when, and at what rate.
     """
-    from graft import strategies
+    from graft import auto, strategies
 
+    if strategy == auto.AUTO:
+        typer.echo(f"{strategy}: {_AUTO}")
+        for line in auto.describe():
+            typer.echo(line)
+        return
     if backbone is None:
         names: Sequence[str] = ("group 1", "group 2", "group 3", "group 4")
     else:
@@ -339,6 +344,14 @@ def _comparison(result: Result) -> Rows:
     return (f"judged on {result.n_test} items", result.metric, "95 % interval"), rows
 
 
+_AUTO = "From the frozen probe on, only while held-out items show a gain beyond its standard error. The default."
+
+
+def _list_strategies() -> Rows:
+    header, rows = _list_registry("graft.strategies", "STRATEGIES")
+    return header, [("auto", _AUTO, "Breiman et al. 1984, section 3.4.3, for the rule"), *rows]
+
+
 def _list_registry(module: str, name: str) -> Rows:
     from importlib import import_module
 
@@ -377,7 +390,7 @@ def _list_sources() -> Rows:
 
 _FAMILIES: dict[str, Callable[[], Rows]] = {
     "backbones": _list_backbones,
-    "strategies": lambda: _list_registry("graft.strategies", "STRATEGIES"),
+    "strategies": _list_strategies,
     "metrics": lambda: _list_registry("graft.evaluate", "METRICS"),
     "heads": lambda: _list_registry("graft.heads", "HEADS"),
     "sources": _list_sources,

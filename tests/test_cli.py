@@ -16,7 +16,7 @@ from PIL import Image
 import graft
 from graft import cli
 from graft.errors import GraftError, UnreadableItems
-from graft.records import Epoch, Finding, Result, Step, Verdict
+from graft.records import Epoch, Finding, Note, Result, Step, Verdict
 
 VERDICT = Verdict("helps", 0.12, (0.05, 0.19), "TF-IDF + logistic regression", 84, "paired bootstrap over items")
 RESULT = Result(
@@ -199,6 +199,12 @@ def test_plan_prints_a_rate_for_each_group_and_phase(command):
     assert "head" in out
 
 
+def test_auto_is_listed_and_its_way_up_is_shown(command):
+    assert "auto" in command("list", "strategies")[1]
+    code, out, _ = command("plan", "auto")
+    assert code == 0 and "texts: feature_extraction; where a budget is given, then partial, lp_ft, l2_sp" in out
+
+
 def test_plan_names_the_groups_of_a_backbone(command):
     code, out, _ = command("plan", "full", "--backbone", "tiny:image")
     assert code == 0
@@ -291,8 +297,10 @@ def test_predict_writes_the_same_csv_to_the_screen_and_to_a_file(command, stand_
 
 def test_progress_is_quiet_where_nobody_watches(capsys):
     with cli._progress() as progress:
-        assert progress is None
-    assert capsys.readouterr() == ("", "")
+        progress(Step("extracting", 1, 2))
+        assert capsys.readouterr() == ("", "")
+        progress(Note("estimate: about 9 s"))
+    assert capsys.readouterr() == ("", "estimate: about 9 s\n")
 
 
 def test_progress_moves_with_steps_and_epochs_on_a_terminal(monkeypatch, capsys):

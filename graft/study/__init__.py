@@ -147,6 +147,7 @@ def run(
     scratch = Scratch(clock, chosen.backbone, plan)
     judge_scratch(judged, scratch)
     controls = _controls(judged, classical, scratch)
+    controls[SCRATCH]["transfer_seconds"] = spent
     log.note("controls: " + ", ".join(f"{name} {row['score']:.3f}" for name, row in controls.items()))
     curve = label_curve(judged, chosen, classical, scratch)
     verdict = judged.verdict(judged.better_control())
