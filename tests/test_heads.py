@@ -10,7 +10,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from graft.errors import GraftError
 from graft.evaluate import measure
-from graft.heads import HEADS, LinearHead, _ridge_left_out, _temperature, cross_validate, fit_head, lda, logistic, ridge
+from graft.heads import HEADS, LinearHead, cross_validate, fit_head
+from graft.heads.choose import temperature_of
+from graft.heads.kinds import lda, logistic, ridge, ridge_left_out
 from graft.records import TASKS
 
 PAIRS = [(kind, task) for kind in (*HEADS, "auto") for task in TASKS if kind == "auto" or task in HEADS[kind].tasks]
@@ -165,7 +167,7 @@ def test_ridge_left_out_equals_fitting_without_each_item():
     features, y = made("regression", n=20, d=6)
     features, weights = ready(features), np.random.default_rng(1).uniform(0.5, 1.5, 20)
     weights /= weights.mean()
-    for strength, predicted in zip(*_ridge_left_out(features, y[:, None], weights), strict=True):
+    for strength, predicted in zip(*ridge_left_out(features, y[:, None], weights), strict=True):
         for item in range(20):
             rest = np.arange(20) != item
             # The penalty is a share of the weight of all 20 items; sklearn's is a plain number.
@@ -179,7 +181,7 @@ def test_the_temperature_finds_the_factor_by_which_logits_were_blown_up():
     y = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
     for factor in (0.02, 1.0, 40.0):
         # 20,000 items estimate the slope of the logits to about one per cent.
-        assert _temperature(factor * logits, np.eye(4)[y], np.ones(20000), "classification") == pytest.approx(factor, rel=0.04)
+        assert temperature_of(factor * logits, np.eye(4)[y], np.ones(20000), "classification") == pytest.approx(factor, rel=0.04)
 
 
 def test_probabilities_are_calibrated():
