@@ -8,8 +8,8 @@ from threadpoolctl import threadpool_limits
 
 from graft.errors import GraftError
 from graft.evaluate import Metric
-from graft.heads.choose import NEVER_SEEN, Choice, along, choose_view, inner_folds, n_parts_for
-from graft.heads.kinds import HEADS, Path, ridge, serves
+from graft.heads.choose import NEVER_SEEN, Choice, along, choose_view, inner_folds
+from graft.heads.kinds import HEADS, Path, is_closed, ridge, serves
 from graft.heads.linear import LINKS, LinearHead
 from graft.records import Task
 
@@ -44,7 +44,7 @@ def fit_head(
     columns = np.flatnonzero(target.any(axis=0)) if task == "classification" else np.arange(c)
     target = target[:, columns]
     paths = _paths(kind, task)
-    parts = inner_folds(target, task, n_parts_for(features, target), seed, blocks)
+    parts = inner_folds(target, task, features.shape[1], seed, blocks)
     best: Choice | None = None
     view = choose_view(features, target, weights, task)
     # Leave-one-out is free for ridge, but flatters it beside kinds that are judged by folds, and leaks between items of a block.
@@ -54,7 +54,10 @@ def fit_head(
             if best is None or choice.score > best.score:
                 best = choice
     assert best is not None
-    _, weight, bias = next(iter(best.path(best.view.features, target, weights, task, strengths=(best.strength,))))
+    if is_closed(best.path):
+        weight, bias = best.path.solve(view.scatter, best.strength)
+    else:
+        _, weight, bias = next(iter(best.path(view.features, target, weights, task, strengths=(best.strength,))))
     return _assemble(best, weight, bias, columns, c, task)
 
 
@@ -84,8 +87,7 @@ def cross_validate(
 
 def _assemble(choice: Choice, weight: np.ndarray, bias: np.ndarray, columns: np.ndarray, c: int, task: Task) -> LinearHead:
     """Undo the view's rotation, put in the temperature and the classes that the items lack."""
-    if choice.view.rotation is not None:
-        weight = choice.view.rotation @ weight
+    weight = choice.view.axes @ weight
     if task == "classification":
         weight, bias = weight - weight.mean(axis=1, keepdims=True), bias - bias.mean()
     whole, level = np.zeros((len(weight), c), np.float32), np.full(c, NEVER_SEEN, np.float32)

@@ -1,22 +1,26 @@
 """The kinds of head, each a path over strengths: convex or in closed form. They choose nothing. numpy and SciPy only.
 
 A head kind is a path: (features, target, weights, task, strengths) -> for each strength, strongest first, a weight and a
-bias. features (n, d) float32 come centred and with a mean variance of 1, so that one grid of strengths serves every
-backbone. target (n, c): one-hot classes, 0/1 labels, or one column of values. weights (n,): of the items, mean 1.
+bias. features (n, d) float32 come centred and along their principal axes; their mean variance was made 1 before they were
+turned, so that one grid of strengths serves every backbone. target (n, c): one-hot classes, 0/1 labels, or one column of
+values. weights (n,): of the items, mean 1.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.linalg import eigh
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 
+from graft.heads.scatter import Scatter, principal_axes
 from graft.records import Task
 from graft.registry import Registry
 
 Path = Iterator[tuple[float, np.ndarray, np.ndarray]]
+# (scatter, strength, items to leave out) -> weight, bias
+Solve = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 HEADS = Registry("head")
 
@@ -29,6 +33,21 @@ def serves(*tasks: Task) -> Callable[[Any], Any]:
         return path
 
     return put
+
+
+def solved_by(solve: Solve) -> Callable[[Any], Any]:
+    """Decorator: how a kind in closed form is solved from a `Scatter`, also with items left out, instead of fitted again."""
+
+    def put(path: Any) -> Any:
+        path.solve, path.strengths = solve, inspect.signature(path).parameters["strengths"].default
+        return path
+
+    return put
+
+
+def is_closed(path: Any) -> bool:
+    """Whether a kind is in closed form: held-out parts and the final fit are then solved from what was factorised once."""
+    return hasattr(path, "solve")
 
 
 @HEADS.add("Cox 1958; solved by L-BFGS, Liu & Nocedal 1989, doi:10.1007/BF01589116")
@@ -72,6 +91,7 @@ def logistic(
 
 @HEADS.add("Fisher 1936; shrinkage of Friedman 1989, doi:10.1080/01621459.1989.10478752, eq. 18 towards the identity")
 @serves("classification")
+@solved_by(Scatter.lda)
 def lda(
     features: np.ndarray,
     target: np.ndarray,
@@ -79,25 +99,16 @@ def lda(
     task: Task,
     strengths: Sequence[float] = (0.9, 0.7, 0.5, 0.3, 0.1, 0.03, 0.01),
 ) -> Path:
-    """Linear discriminant analysis; all strengths share one eigendecomposition of the scatter within classes.
+    """Linear discriminant analysis; all strengths share one eigendecomposition.
 
-    strength: shrinkage in (0, 1], the share of the identity (times the mean variance) in the covariance.
+    strength: shrinkage in (0, 1), the share of the identity (times the mean variance) in the covariance.
     """
-    mass = target * weights[:, None].astype(np.float32)
-    total = mass.sum(axis=0)
-    means = (mass.T @ features) / total[:, None]
-    residual = (features - target @ means) * np.sqrt(weights / total.sum())[:, None].astype(np.float32)
-    variances, axes = eigh(residual.T @ residual)
-    variances = np.maximum(variances, 0)
-    rotated = means @ axes
-    for strength in strengths:
-        shrunk = (1 - strength) * variances + strength * max(float(variances.mean()), 1e-6)
-        slopes = (rotated / shrunk).astype(np.float32)
-        yield strength, axes @ slopes.T, np.log(total / total.sum()) - 0.5 * (slopes * rotated).sum(axis=1)
+    yield from _walk(Scatter.lda, features, target, weights, strengths)
 
 
 @HEADS.add("Hoerl & Kennard 1970, doi:10.1080/00401706.1970.10488634")
 @serves("classification", "multilabel", "regression")
+@solved_by(Scatter.ridge)
 def ridge(
     features: np.ndarray,
     target: np.ndarray,
@@ -109,35 +120,18 @@ def ridge(
 
     Minimises the weighted mean of the squared errors + strength * |weight|^2; the bias is free.
     """
-    target = goal(target, task)
-    share = (weights / weights.sum())[:, None]
-    centre, level = (share * features).sum(axis=0), (share * target).sum(axis=0)
-    tilted = ((features - centre) * np.sqrt(share)).astype(np.float32)
-    variances, axes = eigh(tilted.T @ tilted)
-    pull = axes.T @ (tilted.T @ ((target - level) * np.sqrt(share)).astype(np.float32))
+    yield from _walk(Scatter.ridge, features, goal(target, task), weights, strengths)
+
+
+def _walk(solve: Solve, features: np.ndarray, target: np.ndarray, weights: np.ndarray, strengths: Sequence[float]) -> Path:
+    """The path of a kind in closed form, for features along any axes."""
+    centre, axes, turned = principal_axes(features, weights)
+    scatter = Scatter(turned, target, weights)
     for strength in strengths:
-        weight = axes @ (pull / (np.maximum(variances, 0) + strength)[:, None])
-        yield strength, weight, level - centre @ weight
+        weight, bias = solve(scatter, strength)
+        yield strength, axes @ weight, bias - centre @ axes @ weight
 
 
 def goal(target: np.ndarray, task: Task) -> np.ndarray:
     """What ridge is fitted to; labels become -1 and 1, so that the sigmoid's middle is the middle of the scores too."""
     return 2 * target - 1 if task == "multilabel" else target
-
-
-def ridge_left_out(features: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tuple[list[float], list[np.ndarray]]:
-    """What ridge predicts for each item when fitted on all the others, without fitting again.
-
-    error left out = error / (1 - leverage); Cook & Weisberg 1982, eq. 2.2.8, with the bias as a free column.
-    """
-    share = (weights / weights.sum())[:, None]
-    centred = features - (share * features).sum(axis=0)
-    variances, axes = eigh((share * centred).T @ centred)
-    turned = centred @ axes
-    strengths, predicted = [], []
-    for strength, weight, bias in ridge(features, target, weights, "regression"):
-        leverage = share[:, 0] * (1 + (turned**2 / (np.maximum(variances, 0) + strength)).sum(axis=1))
-        error = (target - features @ weight - bias) / np.maximum(1 - leverage, 1e-6)[:, None]
-        strengths.append(strength)
-        predicted.append(target - error)
-    return strengths, predicted
