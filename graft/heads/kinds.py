@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, log_softmax
+from scipy.special import expit
 
 from graft.heads.scatter import Scatter, principal_axes
 from graft.records import Task
@@ -65,27 +65,36 @@ def logistic(
     """
     n, d = features.shape
     transposed, share = np.ascontiguousarray(features.T), (weights / n).astype(np.float32)[:, None]
+    variances = np.append((share * features**2).sum(axis=0), np.float32(1))
+    # The mean of p (1 - p) over classes when nothing but their shares is known.
+    rates = (share * target).sum(axis=0)
+    bend = max(float((rates * (1 - rates)).mean()), 1e-3)
 
-    def objective(flat: np.ndarray, strength: float) -> tuple[float, np.ndarray]:
-        both = flat.reshape(d + 1, -1).astype(np.float32)
+    def objective(flat: np.ndarray, strength: float, scale: np.ndarray) -> tuple[float, np.ndarray]:
+        both = flat.reshape(d + 1, -1).astype(np.float32) * scale
         logits = features @ both[:-1] + both[-1]
         if task == "classification":
-            logs = log_softmax(logits, axis=1)
-            loss = -float((share * target * logs).sum(dtype=np.float64))
-            error = np.exp(logs)
+            logits -= logits.max(axis=1, keepdims=True)
+            error = np.exp(logits)
+            totals = error.sum(axis=1, keepdims=True)
+            loss = float((share * (np.log(totals) - (target * logits).sum(axis=1, keepdims=True))).sum(dtype=np.float64))
+            error /= totals
         else:
             loss = float((share * (np.logaddexp(0, logits) - target * logits)).sum(dtype=np.float64))
             error = expit(logits)
         error -= target
         error *= share
-        slope = np.vstack([transposed @ error + strength * both[:-1], error.sum(axis=0)])
+        slope = np.vstack([transposed @ error + strength * both[:-1], error.sum(axis=0)]) * scale
         return loss + strength / 2 * float((both[:-1] ** 2).sum(dtype=np.float64)), slope.ravel().astype(np.float64)
 
-    flat = np.zeros((d + 1) * target.shape[1])
+    both = np.zeros((d + 1, target.shape[1]), np.float32)
     for strength in strengths:
-        # ftol: tighter ones triple the time and move held-out log loss in the fourth digit (banking77, 8000 training rows).
-        flat = minimize(objective, flat, (strength,), "L-BFGS-B", jac=True, options={"maxiter": 200, "ftol": 1e-5}).x
-        both = flat.reshape(d + 1, -1).astype(np.float32)
+        # Each weight in the unit in which the loss bends about alike along all of them: up to a third fewer steps (banking77, eurosat).
+        scale = (1 / np.sqrt(bend * variances + np.append(np.full(d, strength), 0)))[:, None].astype(np.float32)
+        # ftol: a tighter one takes twice the steps or more and moves held-out log loss in the third digit (banking77, eurosat).
+        options = {"maxiter": 200, "ftol": 3e-5, "maxcor": 5}
+        flat = minimize(objective, (both / scale).ravel(), (strength, scale), "L-BFGS-B", jac=True, options=options).x
+        both = flat.reshape(d + 1, -1).astype(np.float32) * scale
         yield strength, both[:-1], both[-1]
 
 
