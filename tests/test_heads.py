@@ -10,7 +10,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from graft.errors import GraftError
 from graft.evaluate import measure
-from graft.heads import HEADS, LinearHead, _ridge_left_out, _temperature, cross_validate, fit_head, lda, logistic, ridge
+from graft.heads import HEADS, LinearHead, cross_validate, fit_head
+from graft.heads.choose import temperature_of
+from graft.heads.kinds import lda, logistic, ridge
+from graft.heads.scatter import Scatter, principal_axes
 from graft.records import TASKS
 
 PAIRS = [(kind, task) for kind in (*HEADS, "auto") for task in TASKS if kind == "auto" or task in HEADS[kind].tasks]
@@ -161,16 +164,87 @@ def test_ridge_equals_scikit_learn():
     assert float(bias[0]) == pytest.approx(theirs.intercept_, abs=1e-4)
 
 
-def test_ridge_left_out_equals_fitting_without_each_item():
-    features, y = made("regression", n=20, d=6)
-    features, weights = ready(features), np.random.default_rng(1).uniform(0.5, 1.5, 20)
+def weighted_items(n=60, d=8, c=4):
+    """Features along their principal axes, one-hot classes of which the last is rare, uneven weights of mean 1."""
+    features, y = made("classification", n=n, d=d, c=c - 1)
+    y[[3, 11]] = c - 1
+    weights = np.random.default_rng(1).uniform(0.5, 1.5, n)
     weights /= weights.mean()
-    for strength, predicted in zip(*_ridge_left_out(features, y[:, None], weights), strict=True):
+    return principal_axes(ready(features), weights)[2], np.eye(c, dtype=np.float32)[y], weights
+
+
+def rounding(strength):
+    """Float32 knows variances of about 1 to 1e-6; a prediction depends on them in units of the strength."""
+    return 1e-6 + 3e-6 / strength
+
+
+def lda_by_hand(features, target, weights, strength):
+    """LDA from its definition, in float64."""
+    features, total = features.astype(float), target.T @ weights
+    means = (target * weights[:, None]).T @ features / total[:, None]
+    residual = features - target @ means
+    within = (residual * weights[:, None]).T @ residual / total.sum()
+    shrunk = (1 - strength) * within + strength * np.trace(within) / len(within) * np.eye(len(within))
+    slopes = np.linalg.solve(shrunk, means.T)
+    return slopes, np.log(total / total.sum()) - 0.5 * (means.T * slopes).sum(axis=0)
+
+
+def test_ridge_left_out_equals_fitting_without_each_item():
+    turned, target, weights = weighted_items(n=20, d=6)
+    for strength in ridge.strengths:
+        predicted = Scatter(turned, target, weights).each_left_out(strength)
         for item in range(20):
             rest = np.arange(20) != item
             # The penalty is a share of the weight of all 20 items; sklearn's is a plain number.
-            theirs = Ridge(alpha=weights.sum() * strength).fit(features[rest], y[rest], weights[rest])
-            assert predicted[item, 0] == pytest.approx(theirs.predict(features[[item]])[0], abs=2e-3)
+            theirs = Ridge(alpha=weights.sum() * strength).fit(turned[rest], target[rest], weights[rest])
+            assert predicted[item] == pytest.approx(theirs.predict(turned[[item]])[0], abs=rounding(strength))
+
+
+# Of 60 items: a fifth, and a set that holds all items of one class; fewer features than items, and more.
+@pytest.mark.parametrize("out", [np.arange(0, 60, 5), np.array([3, 11, 20])], ids=["a fifth", "a whole class"])
+@pytest.mark.parametrize("d", [8, 100])
+def test_ridge_and_lda_with_items_left_out_equal_fitting_on_the_rest(d, out):
+    turned, target, weights = weighted_items(d=d)
+    rest = np.setdiff1d(np.arange(60), out)
+    seen = np.flatnonzero(target[rest].any(axis=0))
+    scatter = Scatter(turned, target, weights)
+    for strength in ridge.strengths:
+        theirs = Ridge(alpha=weights[rest].sum() * strength).fit(turned[rest].astype(float), target[rest], weights[rest])
+        weight, bias = scatter.ridge(strength, out)
+        assert turned[out] @ weight + bias == pytest.approx(theirs.predict(turned[out]), abs=rounding(strength))
+    for strength in lda.strengths:
+        weight, bias = scatter.lda(strength, out)
+        slopes, level = lda_by_hand(turned[rest], target[rest][:, seen], weights[rest], strength)
+        # LDA speaks in differences between classes.
+        theirs, ours = (
+            logits - logits.mean(axis=1, keepdims=True)
+            for logits in (turned[out] @ slopes + level, turned[out] @ weight[:, seen] + bias[seen])
+        )
+        assert ours == pytest.approx(theirs, abs=1e-3 * theirs.std())
+
+
+@pytest.mark.parametrize("d", [20, 60])
+def test_principal_axes_lose_nothing_that_varies(d):
+    rng = np.random.default_rng(0)
+    features, weights = rng.normal(size=(40, d)).astype(np.float32), rng.uniform(0.5, 1.5, 40)
+    features[:, 1] = features[:, 0]
+    centre, axes, turned = principal_axes(features, weights)
+    assert axes.shape == (d, min(d - 1, 39))
+    assert turned @ axes.T + centre == pytest.approx(features, abs=1e-4)
+    covariance = (turned * weights[:, None]).T @ turned / weights.sum()
+    assert covariance == pytest.approx(np.diag(np.diag(covariance)), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ridge", "lda"])
+def test_a_choice_from_one_factorisation_is_that_of_fitting_again(kind):
+    def again(*given, strengths=HEADS[kind].strengths):
+        yield from HEADS[kind](*given, strengths=strengths)
+
+    features, y = made("classification", n=100, d=40)
+    # Blocks of one item change no fold, but keep ridge from leaving out one at a time.
+    factorised, fitted = (fit_head(features, y, "classification", kind=path, blocks=np.arange(100)) for path in (kind, again))
+    assert factorised.strength == fitted.strength
+    assert factorised.outputs(features) == pytest.approx(fitted.outputs(features), abs=1e-3)
 
 
 def test_the_temperature_finds_the_factor_by_which_logits_were_blown_up():
@@ -179,7 +253,7 @@ def test_the_temperature_finds_the_factor_by_which_logits_were_blown_up():
     y = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
     for factor in (0.02, 1.0, 40.0):
         # 20,000 items estimate the slope of the logits to about one per cent.
-        assert _temperature(factor * logits, np.eye(4)[y], np.ones(20000), "classification") == pytest.approx(factor, rel=0.04)
+        assert temperature_of(factor * logits, np.eye(4)[y], np.ones(20000), "classification") == pytest.approx(factor, rel=0.04)
 
 
 def test_probabilities_are_calibrated():
@@ -237,6 +311,21 @@ def test_a_kind_of_the_users_own_is_taken():
     features, y = made("classification")
     head = fit_head(features, y, "classification", kind=nearest_mean)
     assert head.kind == "nearest_mean" and measure("accuracy", y, head.outputs(features)) > 0.6
+
+
+def test_a_path_is_left_where_it_gets_worse():
+    taken = []
+
+    def scaled_means(features, target, weights, task, strengths=(4.0, 3.0, 2.0, 1.0)):
+        for strength in strengths:
+            taken.append(strength)
+            # Right answers at 4 and 3, from then on wrong ones.
+            means = target.T @ features / target.sum(axis=0)[:, None] * np.sign(strength - 2.5)
+            yield strength, means.T, -0.5 * (means**2).sum(axis=1)
+
+    features, y = made("classification")
+    assert fit_head(features, y, "classification", kind=scaled_means).strength > 2.5
+    assert 2.0 in taken and 1.0 not in taken
 
 
 def test_held_out_outputs_come_from_heads_that_did_not_see_the_item():

@@ -1,0 +1,98 @@
+"""Ridge and LDA of every strength, with all items or without some, from one factorisation. They choose nothing. numpy and SciPy only."""
+
+import numpy as np
+from scipy.linalg import eigh
+
+# Axes along which features vary less than this share of the most are rounding: float32 holds seven digits.
+_NO_VARIANCE = 1e-6
+
+
+def principal_axes(features: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where items lie along the axes in which they vary at all: (centre (d,), axes (d, r), turned (n, r)), r at most n and d.
+
+    turned = (features - centre) @ axes has weighted mean 0 and no covariance between columns. Labels are not seen.
+    """
+    share = (weights / weights.sum()).astype(np.float32)
+    root, centre = np.sqrt(share)[:, None], share @ features
+    tilted = (features - centre) * root
+    wide = len(tilted) < tilted.shape[1]
+    # evd takes half the time of SciPy's default when all axes are wanted (44 against 80 ms for 800).
+    variances, vectors = eigh(tilted @ tilted.T if wide else tilted.T @ tilted, driver="evd")
+    kept = variances > _NO_VARIANCE * variances[-1]
+    if not wide:
+        axes = vectors[:, kept]
+        return centre, axes, (features - centre) @ axes
+    lengths = np.sqrt(variances[kept])
+    return centre, tilted.T @ (vectors[:, kept] / lengths), vectors[:, kept] * lengths / root
+
+
+class Scatter:
+    """What ridge and LDA need of n items that lie along their principal axes.
+
+    turned: (n, r) as from `principal_axes`. target: (n, c). weights: (n,).
+    out, in the methods: indices of items to leave out (m,); m solves stand for one new fit, so it is meant for m < r.
+    """
+
+    def __init__(self, turned: np.ndarray, target: np.ndarray, weights: np.ndarray) -> None:
+        self.turned, self.target = turned, target
+        self.share = (weights / weights.sum()).astype(np.float32)
+        self.level = self.share @ target
+        mass = target * self.share[:, None]
+        self.variances = self.share @ turned**2
+        self.pull = turned.T @ (mass - self.share[:, None] * self.level)
+        self.masses, self.sums = mass.sum(axis=0), mass.T @ turned
+
+    def ridge(self, strength: float, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The weight (r, c) and bias (c,) that minimise the weighted mean of the squared errors + strength * |weight|^2.
+
+        Without items out: weight - A^-1 X_out' (I - H_out)^-1 error_out; Cook & Weisberg 1982, A.2.1, with the bias as a free column.
+        """
+        left = 1.0 if out is None else 1.0 - float(self.share[out].sum())
+        damped = 1 / (self.variances + np.float32(strength * left))
+        weight, bias = damped[:, None] * self.pull, self.level
+        if out is None:
+            return weight, bias
+        # In double precision: with r near n, what 1 - hat leaves is a few thousandths of what it is taken from.
+        root = np.sqrt(self.share[out])[:, None].astype(np.float64)
+        rows = self.turned[out] * root
+        hat = (rows * damped) @ rows.T + root * root.T
+        error = self.target[out] * root - (rows @ weight + root * bias)
+        # A little more than one: rounding must not let items decide more than all of their own predictions.
+        error = np.linalg.solve((1 + 1e-7) * np.eye(len(out)) - hat, error).astype(np.float32)
+        rows, root = rows.astype(np.float32), root.astype(np.float32)
+        return weight - damped[:, None] * (rows.T @ error), bias - (root * error).sum(axis=0)
+
+    def lda(self, strength: float, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The weight (r, c) and bias (c,) of LDA whose covariance is (1 - strength) * within + strength * mean variance * identity.
+
+        target must be one-hot. The total scatter is that within plus that between c means, so that by Woodbury's formula LDA is
+        ridge on the classes and a c x c system (Hastie et al. 1994, doi:10.1080/01621459.1994.10476866). Classes that only
+        items left out have get weight 0 and bias 0.
+        """
+        masses, sums, inner = self.masses, self.sums, float(self.variances.sum())
+        if out is not None:
+            gone = self.target[out] * self.share[out][:, None]
+            masses, sums = masses - gone.sum(axis=0), sums - gone.T @ self.turned[out]
+            inner -= float(self.share[out] @ (self.turned[out] ** 2).sum(axis=1))
+        seen = (self.target.sum(axis=0) - (0 if out is None else self.target[out].sum(axis=0))) > 0
+        masses, means = masses[seen].astype(np.float64), sums[seen] / masses[seen, None]
+        typical = (inner - float(masses @ (means**2).sum(axis=1))) / masses.sum() / max(1, means.shape[1])
+        strength = min(strength, 1 - 1e-6)
+        prior = masses / masses.sum()
+        by_class = self.ridge(strength / (1 - strength) * max(typical, 1e-6), out)[0][:, seen] / prior
+        middle = prior @ means
+        offset = means - middle
+        slopes = by_class @ np.linalg.inv(np.eye(len(prior)) - prior[:, None] * (offset @ by_class)) / (1 - strength)
+        weight, bias = np.zeros((len(slopes), len(seen)), np.float32), np.zeros(len(seen), np.float32)
+        weight[:, seen], bias[seen] = slopes, np.log(prior) - 0.5 * ((means + middle).T * slopes).sum(axis=0)
+        return weight, bias
+
+    def each_left_out(self, strength: float) -> np.ndarray:
+        """(n, c): what ridge predicts for each item when fitted on all the others, the penalty staying a share of all.
+
+        error left out = error / (1 - leverage); Cook & Weisberg 1982, eq. 2.2.8, with the bias as a free column.
+        """
+        weight, bias = self.ridge(strength)
+        leverage = self.share * (1 + self.turned**2 @ (1 / (self.variances + np.float32(strength))))
+        error = (self.target - self.turned @ weight - bias) / np.maximum(1 - leverage, 1e-6)[:, None]
+        return self.target - error
