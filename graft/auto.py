@@ -11,9 +11,10 @@ from graft.evaluate import decide, interval_over_items, verdict_on_items
 from graft.records import Score, Task
 
 AUTO = "auto"
-# A sentence encoder's last stage is made to be read, an image network's is not; texts have no views.
-FROZEN = {"image": ("feature_extraction", "head2toe", "views"), "text": ("feature_extraction",)}
-TRAINED = ("partial", "lp_ft", "l2_sp")
+# Always compared: one pass of the network serves all. A sentence encoder's last stage is made to be read, an image network's is not.
+FREE = {"image": ("feature_extraction", "head2toe"), "text": ("feature_extraction",)}
+# Compared where a budget is given, the cheapest first. Texts have no views.
+DEARER = {"image": ("views", "partial", "lp_ft", "l2_sp"), "text": ("partial", "lp_ft", "l2_sp")}
 
 _INNER_FOLDS, _MANY = 5, 2000
 _HELD_SHARE = 0.2
@@ -27,7 +28,7 @@ Answer = Callable[[str, int, np.ndarray, np.ndarray], np.ndarray]
 
 def describe() -> list[str]:
     """The way up, a line a modality."""
-    return [f"{modality}s: {', '.join(frozen)}; where a budget is given, then {', '.join(TRAINED)}" for modality, frozen in FROZEN.items()]
+    return [f"{modality}s: {', '.join(free)}; where a budget is given, then {', '.join(DEARER[modality])}" for modality, free in FREE.items()]
 
 
 @dataclass(frozen=True)
@@ -61,50 +62,52 @@ def climb(
     blocks: np.ndarray | None = None,
     epochs_for: Callable[[str, int], int] | None = None,
 ) -> Climb:
-    """The strategy that held-out items support, the cheapest first; on none does it train without being given time.
+    """The strategy that held-out items support, the cheapest first.
 
     answer: (strategy, epochs, fitted, held) -> outputs for the items `held` of the strategy fitted on `fitted`, both indices.
     target: (n,) or (n, c), of the training items. metric: name of the one to choose by. epochs_for: (strategy, strategies that
-    are left) -> epochs that there is time for, 0 for none; None: nothing is trained.
-    Frozen strategies answer for every item once, by folds; those that train for one held-out fifth. A strategy takes the place
+    are left) -> epochs that there is time for, 0 for none; None: only what costs next to nothing is compared.
+    Strategies of FREE answer for every item once, by folds; those of DEARER for one held-out fifth. A strategy takes the place
     of the best so far when its gain on the same items exceeds the gain's standard error (the rule of Breiman et al. 1984,
     section 3.4.3). It ends where fewer than nine held-out answers are wrong, since no gain could then be shown.
     """
     n = len(target)
     n_units = n if blocks is None else len(np.unique(blocks))
-    probe, *others = FROZEN[modality]
+    probe, *others = FREE[modality]
     if n_units < 2 * _INNER_FOLDS or _scarcest(target, task) < 2:
         return Climb(probe, 1, (), f"stayed with the frozen probe: {n} items are too few to hold some out and compare.")
-    parts = folds(target, task, _INNER_FOLDS if n <= _MANY else 2, seed, blocks=blocks)
     ladder = _Ladder(answer, target, task, metric, seed)
-    best = ladder.first(probe, parts)
-    for name in others:
+    best, no_budget = probe, "no budget was given to find out whether retraining pays."
+    if others:
+        parts = folds(target, task, _INNER_FOLDS if n <= _MANY else 2, seed, blocks=blocks)
+        ladder.start(probe, parts)
+        for name in others:
+            if few := ladder.too_few(best):
+                return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: {few}")
+            best = ladder.better(best, name, 1, parts)
         if few := ladder.too_few(best):
             return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: {few}")
-        best = ladder.better(best, name, 1, parts)
-    if few := ladder.too_few(best):
-        return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: {few}")
     if epochs_for is None:
-        return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: no time was given to find out whether retraining pays.")
+        return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: {no_budget}")
     parts = [holdout(target, task, _HELD_SHARE, seed, blocks=blocks)]
-    epochs, frozen = {best: 1}, best
+    epochs, start = {best: 1}, best
     tried: list[str] = []
-    for place, name in enumerate(TRAINED):
-        epochs[name] = epochs_for(name, len(TRAINED) - place)
+    for place, name in enumerate(DEARER[modality]):
+        epochs[name] = epochs_for(name, len(DEARER[modality]) - place)
         if not epochs[name]:
             continue
         if not tried:
-            ladder.held(best, parts)
+            ladder.start(best, parts)
             if few := ladder.too_few(best):
                 return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: {few}")
         tried.append(name)
         best = ladder.better(best, name, epochs[name], parts)
-    if best != frozen:
-        why = f"{best}: better than {frozen} on held-out items by more than the standard error."
+    if best != start:
+        why = f"{best}: better than {start} on held-out items by more than the standard error."
     elif tried:
         why = f"{_stayed(best, probe)}: {', '.join(tried)} did not do better on held-out items by more than the standard error."
     else:
-        why = f"{_stayed(best, probe)}: the time that is left allows no retraining."
+        why = f"{_stayed(best, probe)}: the time that is left allows nothing dearer."
     return Climb(best, epochs[best], tuple(ladder.rungs), why)
 
 
@@ -116,10 +119,10 @@ class _Ladder:
         self.rungs: list[Rung] = []
         self.outputs: dict[str, np.ndarray] = {}
 
-    def first(self, name: str, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
+    def start(self, name: str, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Answer with the strategy that others are compared with on these parts."""
         seconds = self.held(name, parts)
-        self.rungs.append(Rung(name, self.score(name), seconds, "where it starts"))
-        return name
+        self.rungs.append(Rung(name, self.score(name), seconds, "what the others are compared with"))
 
     def held(self, name: str, parts: Sequence[tuple[np.ndarray, np.ndarray]], epochs: int = 1) -> float:
         """Answer for the held-out items of the parts; returns the seconds it took."""

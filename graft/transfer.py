@@ -24,7 +24,7 @@ from graft.budget import budget_seconds
 from graft.data import View, encode_target, holdout, load_unlabelled
 from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
-from graft.features import device_of, extract, machine, remembered
+from graft.features import device_of, extract, machine, remembered, throughput
 from graft.heads import LINKS, LinearHead, fit_head
 from graft.records import TASKS, Epoch, Event, Phase, Plan, Task
 from graft.strategies import make_plan
@@ -213,6 +213,10 @@ class Transfer(ClassifierMixin, BaseEstimator):
             def epochs_for(strategy: str, strategies_left: int) -> int:
                 def decide() -> float:
                     left = seconds - (time.perf_counter() - begun)
+                    plan = make_plan(strategy, backbone.depth, self.epochs, self.lr)
+                    if not plan.phases:
+                        # A view is extracted once, whoever reads it.
+                        return float((plan.views - 1) * len(target) / throughput(backbone, items) < left / strategies_left)
                     # Tried on four fifths, and where it is kept fitted again on all.
                     each = 2 * epoch_seconds(backbone, strategy, len(target), training_speed(backbone, items, target, task))
                     epochs = int(left / strategies_left / each)
