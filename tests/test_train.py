@@ -16,7 +16,7 @@ from graft.errors import GraftError
 from graft.features import extract
 from graft.records import Epoch, Phase, Plan
 from graft.strategies import STRATEGIES, make_plan
-from graft.train import decode, predict_outputs, tensorboard_writer, train
+from graft.train import decode, feed, predict_outputs, tensorboard_writer, train
 
 RATE = 1e-2
 
@@ -116,7 +116,7 @@ def test_keeping_the_output_of_frozen_stages_changes_no_number(kind, strategy, m
     """Truth: 1e-5, the difference that float32 rounding in other batches may make."""
     options = {"augment": False, "validation": make_data(kind, 13, seed=1)}
     kept, *one = play(kind, strategy, **options)
-    monkeypatch.setattr(room, "KEEP_BYTES", 0)
+    monkeypatch.setattr(feed, "KEEP_BYTES", 0)
     computed, *other = play(kind, strategy, **options)
     np.testing.assert_allclose([event.loss for event in kept], [event.loss for event in computed], atol=1e-5)
     np.testing.assert_allclose([event.score for event in kept], [event.score for event in computed], atol=1e-5)
@@ -126,7 +126,7 @@ def test_keeping_the_output_of_frozen_stages_changes_no_number(kind, strategy, m
 @pytest.mark.parametrize("kind", ["image", "text"])
 @pytest.mark.parametrize(("keep_bytes", "runs"), [(2**30, 1), (0, 4)])
 def test_frozen_stages_are_run_once_an_item_where_memory_allows(kind, keep_bytes, runs, monkeypatch):
-    monkeypatch.setattr(room, "KEEP_BYTES", keep_bytes)
+    monkeypatch.setattr(feed, "KEEP_BYTES", keep_bytes)
     backbone, seen = load(kind), []
 
     def count(stage, inputs, output):
@@ -154,7 +154,7 @@ def test_stages_that_work_in_place_do_not_spoil_what_is_kept():
             backbone = load(kind)
             backbone.stages[2] = InPlace(backbone.stages[2])
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(room, "KEEP_BYTES", keep_bytes)
+                patch.setattr(feed, "KEEP_BYTES", keep_bytes)
                 events[keep_bytes], *_ = play(kind, "partial", backbone=backbone, augment=False)
         np.testing.assert_allclose([e.loss for e in events[0]], [e.loss for e in events[2**30]], atol=1e-5)
 
@@ -333,9 +333,9 @@ def test_a_last_batch_of_one_item_does_not_stop_batch_normalisation():
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_every_item_is_in_exactly_one_batch(kind, batch_size):
     for boundary in (0, 2, 4):
-        feed = room._Feed(load(kind), make_data(kind, 10)[0], boundary, batch_size, views=False, progress=None)
+        fed = feed.Feed(load(kind), make_data(kind, 10)[0], boundary, batch_size, views=False, progress=None)
         for rng in (None, np.random.default_rng(0), np.random.default_rng(1)):
-            assert sorted(np.concatenate(feed.batches(rng))) == list(range(10))
+            assert sorted(np.concatenate(fed.batches(rng))) == list(range(10))
 
 
 def test_balanced_class_weights_are_scikit_learns():
