@@ -14,6 +14,7 @@ import torch
 from graft.backbones.base import Backbone, State
 from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.features.batches import by_length, device_of, one_ahead, to_device
+from graft.features.states import Shelf, States
 from graft.features.store import LAYOUT, Store, cache_folder, remembered
 from graft.items import content_key, open_image
 from graft.records import Step
@@ -22,7 +23,21 @@ Progress = Callable[[Any], None]
 
 TAPS = ("pooled", "stages")
 
-__all__ = ["TAPS", "Progress", "by_length", "cache_folder", "device_of", "extract", "one_ahead", "remembered", "throughput", "to_device"]
+__all__ = [
+    "TAPS",
+    "Progress",
+    "Shelf",
+    "States",
+    "by_length",
+    "cache_folder",
+    "content_keys",
+    "device_of",
+    "extract",
+    "one_ahead",
+    "remembered",
+    "throughput",
+    "to_device",
+]
 
 
 def extract(
@@ -49,7 +64,7 @@ def extract(
     if tap not in TAPS:
         raise GraftError(f"tap is {tap!r}, expected one of {', '.join(TAPS)}.{near_miss(tap, TAPS)}")
     backbone.eval()
-    keys = _keys(items, backbone.modality)
+    keys = content_keys(items, backbone.modality)
     run = backbone if tap == "pooled" else partial(_run_stages, backbone)
     width = backbone.width if tap == "pooled" or not keys else _width(backbone, run, items)
     features = np.empty((len(items), width), np.float32)
@@ -123,7 +138,7 @@ def throughput(backbone: Backbone, items: Sequence[Any], *, batch_size: int = 64
     sample = [items[place] for place in places]
     machine = f"{platform.node()} {platform.machine()} {os.cpu_count()} {torch.get_num_threads()} {device_of(backbone)} {torch.__version__}"
     digest = hashlib.blake2b(f"{machine}\0{batch_size}\0{backbone.fingerprint()}".encode(), digest_size=16)
-    for key in _keys(sample, backbone.modality):
+    for key in content_keys(sample, backbone.modality):
         digest.update(key)
 
     def measure() -> float:
@@ -135,7 +150,8 @@ def throughput(backbone: Backbone, items: Sequence[Any], *, batch_size: int = 64
     return remembered(f"speed {digest.hexdigest()}", measure)
 
 
-def _keys(items: Sequence[Any], modality: str) -> list[bytes]:
+def content_keys(items: Sequence[Any], modality: str) -> list[bytes]:
+    """The `content_key` of every item. Raises UnreadableItems naming the items that cannot be read."""
     keys, unreadable = [], []
     for place, item in enumerate(items):
         try:
