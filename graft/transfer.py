@@ -20,7 +20,7 @@ from graft.backbones.base import Backbone
 from graft.data import View, encode_target, holdout, load_unlabelled
 from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
-from graft.features import extract
+from graft.features import States, extract
 from graft.heads import LINKS, LinearHead, fit_head
 from graft.records import TASKS, Epoch, Phase, Plan, Step, Task
 from graft.strategies import make_plan
@@ -98,6 +98,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         validation: tuple[Sequence[Any], np.ndarray] | None = None,
         metric: str | None = None,
         items_per_epoch: int | None = None,
+        states: States | None = None,
         progress: Progress = None,
     ) -> "Transfer":
         """`fit` for what is already a Dataset's: items, and labels encoded as `encode` gives them.
@@ -105,6 +106,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         validation: (items, target) for early stopping; without it a fifth of the items, at most 500, is held out where the plan trains;
         of fewer than ten items, or twenty a class where the head starts solved, none is: the plan is played to its end.
         metric: name of the metric that early stopping watches. items_per_epoch: see `train`.
+        states: keeps what frozen stages gave, for other fits of the same backbone.
         """
         backbone = self._load_backbone()
         self.columns_: dict[str, str] = {}
@@ -139,7 +141,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         if phases:
             backbone = copy.deepcopy(backbone)
             plan = Plan(phases, self.plan_.reset, self.plan_.lora_rank)
-            head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, progress)
+            head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, states, progress)
         assert head is not None
         self.backbone_, self.head_, self.tuned_ = backbone, head, bool(phases)
         return self
@@ -154,6 +156,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         validation: Any,
         metric: str,
         items_per_epoch: int | None,
+        states: States | None,
         progress: Progress,
     ) -> LinearHead:
         regression = self.task_ == "regression"
@@ -181,6 +184,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             patience=self._patience(plan) if validation else None,
             metric=better,
             items_per_epoch=items_per_epoch,
+            states=states,
             progress=progress,
         ):
             self.history_.append(event)

@@ -17,11 +17,11 @@ from torch.nn import functional
 from graft import lora
 from graft.backbones.base import Backbone
 from graft.errors import GraftError, near_miss, raise_all
-from graft.features import Progress, device_of, extract, one_ahead
+from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
 from graft.optional import require
 from graft.records import TASKS, Epoch, Phase, Plan, Step, Task
 from graft.strategies import check_plan
-from graft.train.feed import Feed
+from graft.train.feed import Feed, Ready, Turn
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -47,6 +47,7 @@ def train(
     patience: int | None = None,
     augment: bool = True,
     items_per_epoch: int | None = None,
+    states: States | None = None,
     progress: Progress | None = None,
 ) -> Generator[Epoch, None, None]:
     """Train backbone and head in place as the plan says; yields an Epoch after each.
@@ -58,18 +59,21 @@ def train(
     class_weight: "balanced", or one weight a class. patience: epochs of a phase without a better score after which the
     phase ends. augment: images are seen in random views in phases in which a layer group learns.
     items_per_epoch: an epoch ends after about so many, so that large data is scored more often than once a pass; all of
-    them unless given. progress: is told a Step after each batch.
+    them unless given. states: keeps what frozen stages gave beyond this call, for others that start
+    from the same weights. progress: is told a Step after each batch.
 
     With a validation part the best weights so far start each phase and are what is left at the end, the starting weights
     among them; without one the last finished epoch is. This holds however it ends: finished, closed early, or on an error.
-    Rates rise over the first tenth of a phase and fall to zero along a cosine. Frozen stages are run once and their
-    output is kept, unless they see random views. A plan without phases trains nothing.
+    Rates rise over the first tenth of a phase and fall to zero along a cosine. A plan without phases trains nothing.
+    Stages below the first that learns are run once and their output is kept on disk;
+    a phase with a deeper boundary goes on from there. Without augmentation the result is that of running them
+    each time, to 1e-5. With it, each image has a few random views, drawn once and taken in turn; see `feed.count_views`.
     Raises GraftError at once for arguments that do not fit, and while training when the loss is no finite number.
     """
     classes = _outputs(backbone, head.to(device_of(backbone)))
     _check(backbone, plan, items, y, task, classes, validation, batch_size, class_weight, patience, items_per_epoch)
     loss = _loss(task, _weights(task, y, classes, class_weight, device_of(backbone)))
-    run = _Run(backbone, head, plan, task, loss, metric, batch_size, seed, patience, augment, items_per_epoch, progress)
+    run = _Run(backbone, head, plan, task, loss, metric, batch_size, seed, patience, augment, items_per_epoch, states, progress)
     return run.play(items, y, validation)
 
 
@@ -135,11 +139,16 @@ class _Run:
     patience: int | None
     augment: bool
     items_per_epoch: int | None
+    states: States | None
     progress: Progress | None
     best_score: float | None = None
 
     def __post_init__(self) -> None:
         self.device = device_of(self.backbone)
+        self.keeper = self.states or States()
+        self.private: list[Shelf] = []
+        # From this stage on weights are no longer those that the run came with.
+        self.untouched = 0 if self.plan.reset else self.backbone.depth
 
     def play(self, items: Sequence[Any], y: np.ndarray, validation: Labelled | None) -> Generator[Epoch, None, None]:
         if self.plan.reset:
@@ -153,11 +162,15 @@ class _Run:
         anchored = any(phase.anchor for phase in self.plan.phases)
         self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if anchored else {}
         self.keep()
+        feed = Feed(self.backbone, items, self.batch_size)
+        judged = Feed(self.backbone, validation[0], self.batch_size) if validation else None
         try:
             for number, phase in enumerate(self.plan.phases):
-                yield from self.phase(number, phase, items, y, validation)
+                yield from self.phase(number, phase, feed, _target(y, self.task), judged, validation[1] if validation else None)
                 self.restore()
         finally:
+            for shelf in self.private:
+                self.keeper.drop(shelf)
             self.restore()
             lora.merge(adapted)
             self.backbone.requires_grad_(True).eval()
@@ -172,17 +185,18 @@ class _Run:
         self.changing.load_state_dict(self.kept)
 
     def phase(
-        self, number: int, phase: Phase, items: Sequence[Any], y: np.ndarray, validation: Labelled | None
+        self, number: int, phase: Phase, feed: Feed, target: torch.Tensor, judged: Feed | None, truth: np.ndarray | None
     ) -> Generator[Epoch, None, None]:
         learns = [rate > 0 and bool(group) for rate, group in zip(phase.lr, self.backbone.groups(), strict=True)]
         boundary = learns.index(True) if any(learns) else self.backbone.depth
-        views = self.augment and self.backbone.modality == "image"
+        views = self.augment and self.backbone.modality == "image" and boundary < self.backbone.depth
         self.backbone.eval()
-        feed = Feed(self.backbone, items, boundary, self.batch_size, views, self.progress)
-        judged = Feed(self.backbone, validation[0], boundary, self.batch_size, False, self.progress) if validation else None
-        target = _target(y, self.task)
-        if judged and validation and self.best_score is None:
-            self.best_score = self.score(judged, validation[1])
+        self.place(feed, boundary, views)
+        if judged:
+            self.place(judged, boundary, False)
+        self.untouched = min(self.untouched, boundary)
+        if judged and self.best_score is None:
+            self.best_score = self.score(judged, truth)
         optimiser = self.optimiser(phase, learns)
         steps = phase.epochs * len(self.share(feed.batches(np.random.default_rng([self.seed, number]))))
         warm = max(1, round(_WARM_UP * steps))
@@ -201,7 +215,7 @@ class _Run:
                     "expected a finite number. The weights from before it are kept. "
                     f"The highest rate was {max(*phase.lr, phase.head_lr):g}: try a tenth of it."
                 )
-            score = self.score(judged, validation[1]) if judged and validation else None
+            score = self.score(judged, truth) if judged else None
             if score is None or self.best_score is None or score > self.best_score:
                 self.best_score, waited = score, 0
                 self.keep()
@@ -226,13 +240,13 @@ class _Run:
         self.training_mode(phase, learns)
         # Every draw of an epoch hangs on (seed, phase, epoch) alone, so that an epoch can be repeated by itself.
         batches = self.share(feed.batches(np.random.default_rng([self.seed, number, epoch])))
-        keys = [[self.seed, number, epoch, place] for place in range(len(batches))]
+        turns = [Turn(self.seed, number, epoch, place) for place in range(len(batches))]
         total, done, due = 0.0, 0, sum(map(len, batches))
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence([self.seed, number, epoch]).generate_state(1)[0]))
-            prepared = one_ahead(lambda pair: feed.prepare(*pair), zip(batches, keys, strict=True))
-            for batch, ready in zip(batches, prepared, strict=True):
-                logits = self.head(self.backbone(feed.state(batch, ready), start=feed.boundary))
+            prepared = one_ahead(lambda pair: feed.prepare(*pair), zip(batches, turns, strict=True))
+            for batch, turn, ready in zip(batches, turns, prepared, strict=True):
+                logits = self.logits(feed, batch, turn, ready)
                 loss = self.loss(logits, target[batch].to(self.device))
                 value = loss.item()
                 if not math.isfinite(value):
@@ -246,6 +260,22 @@ class _Run:
                 if self.progress:
                     self.progress(Step(f"training {self.backbone.name}", done, due))
         return total / done
+
+    def place(self, feed: Feed, boundary: int, views: bool) -> None:
+        """Move a feed to a phase's boundary."""
+        if boundary == self.untouched == self.backbone.depth:
+            feed.place(boundary, features=extract(self.backbone, feed.items, progress=self.progress))
+            return
+        shelf = None
+        if boundary and self.keeper.limit_bytes:
+            shelf = self.keeper.open(self.backbone, boundary)
+            if self.states is None or boundary > self.untouched:
+                self.private.append(shelf)
+        feed.place(boundary, shelf=shelf, views=views, epochs=sum(phase.epochs for phase in self.plan.phases))
+
+    def logits(self, feed: Feed, batch: np.ndarray, turn: Turn | None, ready: Ready) -> torch.Tensor:
+        """What backbone and head say of a batch, (n, c) float32."""
+        return self.head(self.backbone(feed.state(batch, turn, ready), start=feed.boundary))
 
     def share(self, batches: list[np.ndarray]) -> list[np.ndarray]:
         """The batches of one epoch: all of a shuffled pass, or its first ones."""
@@ -282,7 +312,7 @@ class _Run:
                     if parameter.grad is not None:
                         parameter.grad.add_(parameter.detach() - self.start[parameter], alpha=phase.anchor)
 
-    def score(self, feed: Feed, y: np.ndarray) -> float:
+    def score(self, feed: Feed, y: Any) -> float:
         """The metric on the validation part; what is no number counts as worst."""
         self.backbone.eval()
         self.head.eval()
@@ -290,7 +320,7 @@ class _Run:
         parts = []
         with torch.no_grad():
             for batch, ready in zip(batches, one_ahead(lambda batch: feed.prepare(batch, None), batches), strict=True):
-                parts.append(self.head(self.backbone(feed.state(batch, ready), start=feed.boundary)).cpu())
+                parts.append(self.logits(feed, batch, None, ready).cpu())
         logits = torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(batches)))]
         score = self.metric(y, decode(logits, self.task)) if self.metric else -_loss(self.task, None)(logits, _target(y, self.task)).item()
         return -math.inf if math.isnan(score) else float(score)
