@@ -413,6 +413,7 @@ def test_progress_counts_the_items_of_an_epoch():
         ({"task": "regression", "head": nn.Linear(32, 1), "class_weight": "balanced"}, "class_weight with a regression"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"patience": 2}, "patience is 2 without a validation part"),
+        ({"precision": "fp16"}, r"precision is 'fp16', expected one of auto, fp32, bf16\. Did you mean"),
         ({"class_weight": "equal"}, "class_weight is 'equal', expected 'balanced'"),
         ({"class_weight": np.ones(2)}, r"class_weight has shape \(2,\), expected \(3,\)"),
         ({"batch_size": -1, "patience": 0}, r"(?s)2 problems:.*batch_size is -1.*patience is 0"),

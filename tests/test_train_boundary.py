@@ -1,14 +1,22 @@
-"""The freeze boundary: what is computed once, what is seen meanwhile, and what is left afterwards."""
+"""The freeze boundary and the precision: what is computed once, what is seen meanwhile, and what bf16 may not spoil."""
+
+import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from test_train import RATE, assert_same, load, make_data, make_head, play, weights
+from torch import nn
 
+from graft.errors import GraftError
 from graft.features import States
 from graft.records import Phase, Plan
+from graft.strategies import make_plan
+from graft.train import precision as precision_room
 from graft.train import train
 from graft.train.feed import Feed, Turn, count_views
+from graft.train.precision import computes_in_bf16
 
 
 @pytest.fixture(autouse=True)
@@ -181,3 +189,89 @@ def test_no_file_stays_however_training_ends(end, cache):
     else:
         list(run)
     assert (cache / "states").is_dir() and [path for path in (cache / "states").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("strategy", ["full", "partial"])
+def test_bf16_learns_the_same_and_leaves_float32(strategy):
+    """Tolerance: bf16 rounds each step to 2^-8 of a number; four epochs of a tiny network stay within a few hundredths."""
+    before = torch.get_rng_state()
+    exact, *_ = play("text", strategy, precision="fp32")
+    rounded, backbone, head = play("text", strategy, precision="bf16")
+    assert [event.loss for event in exact] != [event.loss for event in rounded]
+    np.testing.assert_allclose([event.loss for event in rounded], [event.loss for event in exact], atol=0.05)
+    assert {tensor.dtype for tensor in weights(backbone, head).values()} == {torch.float32}
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class OverflowsInBf16(nn.Module):
+    """A stage that gives no number from its n-th training batch on where it is run in bf16."""
+
+    def __init__(self, stage, after):
+        super().__init__()
+        self.stage, self.left = stage, after
+
+    def forward(self, state):
+        if self.training:
+            self.left -= 1
+        spoilt = self.left < 0 and torch.is_autocast_enabled("cpu")
+        return self.stage({**state, "hidden": state["hidden"] * math.nan} if spoilt else state)
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_what_bf16_cannot_hold_is_trained_again_in_fp32(validated):
+    """Truth: from the phase's starting weights, so the numbers are those of fp32 from the start."""
+    options = {"validation": make_data("text", 13, seed=1)} if validated else {}
+    expected, *_ = play("text", phases(2, epochs=3), precision="fp32", **options)
+    backbone = load("text")
+    backbone.stages[2] = OverflowsInBf16(backbone.stages[2], after=3)
+    with pytest.warns(UserWarning, match="the loss became nan in bf16 in phase 1, epoch 2.*begun again .* continues in fp32"):
+        events, *_ = play("text", phases(2, epochs=3), backbone=backbone, precision="bf16", **options)
+    np.testing.assert_allclose([event.loss for event in events[-3:]], [event.loss for event in expected], atol=1e-5)
+    assert all(math.isfinite(event.loss) for event in events) and [event.epoch for event in events] == [0, 0, 1, 2]
+
+
+def test_a_rate_that_diverges_in_fp32_too_is_still_an_error():
+    plan = Plan((Phase(5, (1e30,) * 4, 1e30),))
+    with pytest.warns(UserWarning, match="continues in fp32"), pytest.raises(GraftError, match="try a tenth"):
+        play("image", plan, precision="bf16", batch_size=16)
+
+
+def test_auto_measures_once_and_takes_bf16_where_it_pays(monkeypatch):
+    backbone, head, (items, _) = load("text"), make_head(), make_data("text", 8)
+    monkeypatch.setattr(precision_room, "in_hardware", lambda device: True)
+    measured = []
+
+    def seconds(backbone, head, batch, bf16):
+        measured.append(bf16)
+        return 1.0 if bf16 else gain
+
+    monkeypatch.setattr(precision_room, "_step_seconds", seconds)
+    gain = 3.0
+    assert not computes_in_bf16("auto", backbone, head, items) and not measured  # a network of a few thousand parameters
+    monkeypatch.setattr(precision_room, "_LEAST_PARAMETERS", 0)
+    assert computes_in_bf16("auto", backbone, head, items)
+    gain = 1.1
+    assert computes_in_bf16("auto", backbone, head, items) and measured == [False, True] * 3
+    assert not computes_in_bf16("auto", load("text-1"), head, items)
+    assert not computes_in_bf16("fp32", backbone, head, items) and computes_in_bf16("bf16", backbone, head, items)
+    monkeypatch.setattr(precision_room, "in_hardware", lambda device: False)
+    assert not computes_in_bf16("auto", backbone, head, items)
+
+
+def test_measuring_a_step_changes_nothing(monkeypatch):
+    monkeypatch.setattr(precision_room, "in_hardware", lambda device: True)
+    monkeypatch.setattr(precision_room, "_LEAST_PARAMETERS", 0)
+    backbone, head, (items, _) = load("image"), make_head(), make_data("image", 8)
+    before, state = weights(backbone, head), torch.get_rng_state()
+    computes_in_bf16("auto", backbone, head, items)
+    assert_same(weights(backbone, head), before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in (*backbone.parameters(), *head.parameters()))
+
+
+def test_a_tiny_network_is_trained_in_fp32_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one, *_ = play("text", make_plan("partial", 4, 2, RATE))
+    other, *_ = play("text", make_plan("partial", 4, 2, RATE), precision="fp32")
+    assert [event.loss for event in one] == [event.loss for event in other]
