@@ -28,7 +28,8 @@ Answer = Callable[[str, int, np.ndarray, np.ndarray], np.ndarray]
 
 def describe() -> list[str]:
     """The way up, a line a modality."""
-    return [f"{modality}s: {', '.join(free)}; where a budget is given, then {', '.join(DEARER[modality])}" for modality, free in FREE.items()]
+    then = {modality: ", ".join(names) for modality, names in DEARER.items()}
+    return [f"{modality}s: {', '.join(free)}; where a budget is given, then {then[modality]}" for modality, free in FREE.items()]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from graft.budget import budget_seconds
 from graft.data import View, encode_target, holdout, load_unlabelled
 from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
-from graft.features import device_of, extract, machine, remembered, throughput
+from graft.features import States, device_of, extract, machine, remembered, throughput
 from graft.heads import LINKS, LinearHead, fit_head
 from graft.records import TASKS, Epoch, Event, Phase, Plan, Task
 from graft.strategies import make_plan
@@ -110,6 +110,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         validation: tuple[Sequence[Any], np.ndarray] | None = None,
         metric: str | None = None,
         items_per_epoch: int | None = None,
+        states: States | None = None,
         progress: Progress = None,
     ) -> "Transfer":
         """`fit` for what is already a Dataset's: items, and labels encoded as `encode` gives them.
@@ -117,6 +118,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         validation: (items, target) for early stopping; without it a fifth of the items, at most 500, is held out where the plan trains;
         of fewer than ten items, or twenty a class where the head starts solved, none is: the plan is played to its end.
         metric: name of the metric that early stopping watches. items_per_epoch: see `train`.
+        states: keeps what frozen stages gave, for other fits of the same backbone.
         """
         begun, backbone = time.perf_counter(), self._load_backbone()
         self.columns_: dict[str, str] = {}
@@ -125,7 +127,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         metric = metric or default_metric(task, target)[0]
         self.climb_, strategy, epochs = None, self.strategy, self.epochs
         if isinstance(strategy, str) and strategy == AUTO:
-            self.climb_ = self._climb(backbone, items, target, task, metric, blocks, begun, progress)
+            self.climb_ = self._climb(backbone, items, target, task, metric, blocks, states, begun, progress)
             strategy, epochs = self.climb_.strategy, max(self.climb_.epochs, 1)
         self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr)
         self.strategy_ = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "plan")
@@ -146,7 +148,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         if phases:
             backbone = copy.deepcopy(backbone)
             plan = Plan(phases, self.plan_.reset, self.plan_.lora_rank)
-            head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, progress)
+            head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, states, progress)
         assert head is not None
         self.backbone_, self.head_, self.tuned_ = backbone, head, bool(phases)
         return self
@@ -182,6 +184,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         task: Task,
         metric: str,
         blocks: np.ndarray | None,
+        states: States | None,
         begun: float,
         progress: Progress,
     ) -> Climb:
@@ -246,6 +249,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         validation: Any,
         metric: str,
         items_per_epoch: int | None,
+        states: States | None,
         progress: Progress,
     ) -> LinearHead:
         regression = self.task_ == "regression"
@@ -273,6 +277,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             patience=self._patience(plan) if validation else None,
             metric=better,
             items_per_epoch=items_per_epoch,
+            states=states,
             progress=progress,
         ):
             self.history_.append(event)

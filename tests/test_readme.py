@@ -32,7 +32,7 @@ def commands():
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_python_block_runs(page, tmp_path):
+def test_every_python_block_runs(quick_studies, page, tmp_path):
     # Blocks of one page build on each other. In a process of its own, what they register stays out of the other tests.
     shutil.copytree(ROOT / "demo", tmp_path / "demo")
     code = "\n".join(text for where, text in blocks("python") if where == page)

@@ -130,7 +130,8 @@ def test_a_given_test_part_is_judged_and_nothing_else():
 def test_test_labels_cannot_influence_the_choice():
     frame = table(80, split=True)
     spoiled = frame.assign(label=np.where(frame.split == "test", frame.label[::-1].to_numpy(), frame.label))
-    honest, other = (run(data, backbone=["tiny:text", "tiny:text-1"]).result for data in (frame, spoiled))
+    names = {"backbone": ["tiny:text", "tiny:text-1"], "strategy": ["feature_extraction", "head2toe"]}
+    honest, other = (run(data, **names).result for data in (frame, spoiled))
     assert without_times(honest.candidates) == without_times(other.candidates)
     assert without_times(honest.ranking) == without_times(other.ranking)
     assert (honest.backbone, honest.strategy) == (other.backbone, other.strategy)

@@ -13,10 +13,11 @@ from torch.nn import functional
 from graft import train as room
 from graft.backbones.tiny import load
 from graft.errors import GraftError
-from graft.features import extract
+from graft.features import States, extract
 from graft.records import Epoch, Phase, Plan
 from graft.strategies import STRATEGIES, make_plan
 from graft.train import decode, predict_outputs, tensorboard_writer, train
+from graft.train.feed import Feed
 
 RATE = 1e-2
 
@@ -112,28 +113,26 @@ def test_scratch_starts_from_the_weights_of_its_seed():
 
 @pytest.mark.parametrize("kind", ["image", "text"])
 @pytest.mark.parametrize("strategy", ["linear_probe", "partial", "gradual_unfreeze", "lp_ft"])
-def test_keeping_the_output_of_frozen_stages_changes_no_number(kind, strategy, monkeypatch):
+def test_keeping_the_output_of_frozen_stages_changes_no_number(kind, strategy):
     """Truth: 1e-5, the difference that float32 rounding in other batches may make."""
     options = {"augment": False, "validation": make_data(kind, 13, seed=1)}
     kept, *one = play(kind, strategy, **options)
-    monkeypatch.setattr(room, "KEEP_BYTES", 0)
-    computed, *other = play(kind, strategy, **options)
+    computed, *other = play(kind, strategy, states=States(0), **options)
     np.testing.assert_allclose([event.loss for event in kept], [event.loss for event in computed], atol=1e-5)
     np.testing.assert_allclose([event.score for event in kept], [event.score for event in computed], atol=1e-5)
     assert_same(weights(*one), weights(*other), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
-@pytest.mark.parametrize(("keep_bytes", "runs"), [(2**30, 1), (0, 4)])
-def test_frozen_stages_are_run_once_an_item_where_memory_allows(kind, keep_bytes, runs, monkeypatch):
-    monkeypatch.setattr(room, "KEEP_BYTES", keep_bytes)
+@pytest.mark.parametrize(("limit_bytes", "runs"), [(2**30, 1), (0, 4)])
+def test_frozen_stages_are_run_once_an_item_where_their_output_may_be_kept(kind, limit_bytes, runs):
     backbone, seen = load(kind), []
 
     def count(stage, inputs, output):
         seen.append(len(output["hidden"] if kind == "text" else output))
 
     backbone.stages[0].register_forward_hook(count)
-    play(kind, "partial", backbone=backbone, augment=False)
+    play(kind, "partial", backbone=backbone, augment=False, states=States(limit_bytes))
     assert sum(seen) == 45 * runs
 
 
@@ -150,12 +149,10 @@ def test_stages_that_work_in_place_do_not_spoil_what_is_kept():
 
     for kind in ("image", "text"):
         events = {}
-        for keep_bytes in (0, 2**30):
+        for limit_bytes in (0, 2**30):
             backbone = load(kind)
             backbone.stages[2] = InPlace(backbone.stages[2])
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(room, "KEEP_BYTES", keep_bytes)
-                events[keep_bytes], *_ = play(kind, "partial", backbone=backbone, augment=False)
+            events[limit_bytes], *_ = play(kind, "partial", backbone=backbone, augment=False, states=States(limit_bytes))
         np.testing.assert_allclose([e.loss for e in events[0]], [e.loss for e in events[2**30]], atol=1e-5)
 
 
@@ -332,10 +329,12 @@ def test_a_last_batch_of_one_item_does_not_stop_batch_normalisation():
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_every_item_is_in_exactly_one_batch(kind, batch_size):
-    for boundary in (0, 2, 4):
-        feed = room._Feed(load(kind), make_data(kind, 10)[0], boundary, batch_size, views=False, progress=None)
+    backbone, (items, _) = load(kind), make_data(kind, 10)
+    fed = Feed(backbone, items, batch_size)
+    for features in (None, extract(backbone, items)):
+        fed.place(4, features=features)
         for rng in (None, np.random.default_rng(0), np.random.default_rng(1)):
-            assert sorted(np.concatenate(feed.batches(rng))) == list(range(10))
+            assert sorted(np.concatenate(fed.batches(rng))) == list(range(10))
 
 
 def test_balanced_class_weights_are_scikit_learns():
@@ -414,6 +413,7 @@ def test_progress_counts_the_items_of_an_epoch():
         ({"task": "regression", "head": nn.Linear(32, 1), "class_weight": "balanced"}, "class_weight with a regression"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"patience": 2}, "patience is 2 without a validation part"),
+        ({"precision": "fp16"}, r"precision is 'fp16', expected one of auto, fp32, bf16\. Did you mean"),
         ({"class_weight": "equal"}, "class_weight is 'equal', expected 'balanced'"),
         ({"class_weight": np.ones(2)}, r"class_weight has shape \(2,\), expected \(3,\)"),
         ({"batch_size": -1, "patience": 0}, r"(?s)2 problems:.*batch_size is -1.*patience is 0"),

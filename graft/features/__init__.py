@@ -14,6 +14,7 @@ from graft.backbones.base import Backbone, State
 from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.features.batches import by_length, device_of, has_bfloat16, one_ahead, to_device
 from graft.features.runtimes import REFERENCE, RUNTIMES, choose, machine, plain
+from graft.features.states import Shelf, States
 from graft.features.store import LAYOUT, Store, cache_folder, remembered, room_for, sortable
 from graft.features.taps import TAPS, Tapped
 from graft.items import content_key, open_image
@@ -31,8 +32,11 @@ __all__ = [
     "RUNTIMES",
     "TAPS",
     "Progress",
+    "Shelf",
+    "States",
     "by_length",
     "cache_folder",
+    "content_keys",
     "device_of",
     "extract",
     "has_bfloat16",
@@ -92,7 +96,7 @@ def _extract(
     if not len(items):
         return np.empty((0, backbone.width), np.float32)
     network = Tapped(backbone, tap).eval()
-    digests = _keys(items, backbone.modality)
+    digests = content_keys(items, backbone.modality)
     # first: (m,) where each content is met first. which: (n,) the content of each item.
     keys, first, which = np.unique(sortable(digests), return_index=True, return_inverse=True)
     features = room_for((len(items), backbone.width if tap == "pooled" else _width(network, items)))
@@ -178,7 +182,7 @@ def throughput(backbone: Backbone, items: Sequence[Any], *, tap: str = "pooled")
         raise GraftError("throughput: 0 items, expected at least 1 to measure on.")
     sample = [items[place] for place in np.unique(np.linspace(0, len(items) - 1, _SPEED_ITEMS).astype(int)).tolist()]
     about = f"{machine(device_of(backbone))} {tap} {backbone.fingerprint()} {len(items)}"
-    digest = hashlib.blake2b(about.encode() + _keys(sample, backbone.modality).tobytes(), digest_size=16)
+    digest = hashlib.blake2b(about.encode() + content_keys(sample, backbone.modality).tobytes(), digest_size=16)
 
     def measure() -> float:
         for cache in (True, False):
@@ -199,8 +203,8 @@ def _note_time(seen: list[tuple[int, float]], step: Step) -> None:
     seen.append((step.done, time.perf_counter()))
 
 
-def _keys(items: Sequence[Any], modality: str) -> np.ndarray:
-    """(n, 16) uint8."""
+def content_keys(items: Sequence[Any], modality: str) -> np.ndarray:
+    """The `content_key` of every item, (n, 16) uint8. Raises UnreadableItems naming the items that cannot be read."""
     keys, unreadable = np.empty((len(items), 16), np.uint8), []
     for place, item in enumerate(items):
         try:

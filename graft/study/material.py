@@ -12,7 +12,7 @@ from graft.backbones.base import Backbone
 from graft.data import Dataset, View, folds, holdout
 from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, interval_over_items, measure, metrics_for, signed
-from graft.features import extract, throughput
+from graft.features import States, extract, throughput
 from graft.heads import cross_validate, fit_head
 from graft.records import Event, Plan, Score, Task
 from graft.strategies import STRATEGIES, make_plan
@@ -51,6 +51,8 @@ class Material:
     # What extracting takes, also where the features were found on the disk; and what it took this time.
     extraction_seconds: dict[str, float] = field(default_factory=dict)
     extracting: float = 0.0
+    # Folds share items, and every candidate the pretrained stages: what they gave is kept for all fits of the study.
+    states: States = field(default_factory=States)
     _features: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,6 +106,7 @@ class Material:
             self.dataset.classes,
             blocks=self.blocks_of(index),
             metric=self.metric,
+            states=self.states,
             progress=self.progress,
         )
 

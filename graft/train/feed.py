@@ -1,0 +1,162 @@
+"""What training is fed: batches of items as the states at the freeze boundary. Heavy: torch. Never sees labels."""
+
+import math
+import os
+import warnings
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from graft.backbones.base import Backbone, State
+from graft.features import Shelf, by_length, content_keys, device_of, to_device
+
+_EPOCHS_A_VIEW = 4
+_LEAST_VIEWS = 2  # one view, always the same, would be no augmentation
+
+
+class Turn(NamedTuple):
+    """Where training is: what everything drawn for a batch hangs on."""
+
+    seed: int
+    phase: int
+    epoch: int
+    batch: int
+
+
+class Ready(NamedTuple):
+    """What the next stages go on from: a state, and the stage that takes it. keys: under which its items are to be kept, if so."""
+
+    state: State
+    stage: int
+    keys: Sequence[Hashable] = ()
+
+
+class Feed:
+    """Items as states at the freeze boundary. Stages below it run once for each item, or each kept view of it, where there is a shelf.
+
+    Between phases `place` moves it to another boundary. batch_size: items of a batch.
+    """
+
+    def __init__(self, backbone: Backbone, items: Sequence[Any], batch_size: int) -> None:
+        self.backbone, self.items, self.batch_size = backbone, items, batch_size
+        self.text = backbone.modality == "text"
+        self.device = device_of(backbone)
+        self.place(0)
+
+    def place(
+        self, boundary: int, *, features: np.ndarray | None = None, shelf: Shelf | None = None, views: bool = False, epochs: int = 1
+    ) -> None:
+        """Feed stage `boundary` from here on.
+
+        features: (n, d), what all stages together give, where it is known. shelf: keeps the states; None: computed each time.
+        views: images are seen in random views: the `count_views` of this many epochs of the plan in turn where they are kept,
+        else a new one each time.
+        """
+        self.boundary, self.shelf, self.views, self.n_views = boundary, shelf, views, 0
+        self.features = None if features is None else torch.from_numpy(features)
+        if shelf and views:
+            with torch.no_grad():
+                one = self.backbone(to_device(self.backbone.prepare([self.items[0]]), self.device), stop=boundary)
+            self.n_views = count_views(epochs, shelf.limit_bytes // (len(self.items) * shelf.size(one)))
+            if not self.n_views:
+                self.shelf = None
+                warnings.warn(
+                    f"{self.backbone.name}: the output of the frozen stages for {_LEAST_VIEWS} random views of each image exceeds "
+                    f"{shelf.limit_bytes / 1024**3:.3g} GiB; it is not kept, and computed in each epoch.",
+                    stacklevel=2,
+                )
+
+    def batches(self, rng: np.random.Generator | None) -> list[np.ndarray]:
+        """Places of the items of each batch. rng: deals them out at random; None: a fixed order."""
+        n = len(self.items)
+        order = rng.permutation(n).tolist() if rng else list(range(n))
+        if self.text and self.features is None:
+            # Texts of like length share a batch; sorting within pools only leaves the batches random.
+            pool = 16 * self.batch_size if rng else n
+            order = [place for start in range(0, n, pool) for place in by_length(self.items, order[start : start + pool])]
+        starts = list(range(0, n, self.batch_size))
+        # Batch normalisation cannot learn from a single item: a last batch of one joins the one before.
+        if rng and len(starts) > 1 and n - starts[-1] == 1:
+            starts.pop()
+        batches = [np.array(order[start:stop]) for start, stop in zip(starts, [*starts[1:], n], strict=True)]
+        return [batches[place] for place in rng.permutation(len(batches))] if rng else batches
+
+    def prepare(self, batch: np.ndarray, turn: Turn | None) -> Ready:
+        """What is needed of a batch, from the latest stage that is kept. turn: None for the judged view. Runs in a thread of its own."""
+        if self.features is not None:
+            return Ready(self.features[batch], self.boundary)
+        if self.shelf is None:
+            return Ready(self._prepared(batch, turn), 0)
+        keys = self._keys(batch, turn)
+        missing = {key: place for key, place in zip(keys, batch, strict=True) if key not in self.shelf}
+        if not missing:
+            return Ready(self.shelf.take(keys), self.boundary)
+        if self.shelf.full:
+            return Ready(self._prepared(batch, turn), 0)
+        below = self.shelf.below
+        if below and all(key in below for key in missing):
+            return Ready(below.take(list(missing)), below.boundary, list(missing))
+        return Ready(self._prepared(np.array(list(missing.values())), turn), 0, list(missing))
+
+    def state(self, batch: np.ndarray, turn: Turn | None, ready: Ready) -> State:
+        """The state that stage `boundary` takes, on the backbone's device. ready: what `prepare` gave."""
+        state = to_device(ready.state, self.device)
+        if ready.stage < self.boundary:
+            with torch.no_grad():
+                state = self.backbone(state, ready.stage, self.boundary)
+        if not ready.keys:
+            return state
+        assert self.shelf is not None
+        self.shelf.add(ready.keys, state)
+        # Where the shelf has become full meanwhile, this prepares the whole batch.
+        return self.state(batch, turn, self.prepare(batch, turn))
+
+    @cached_property
+    def _contents(self) -> list[bytes]:
+        return [bytes(key) for key in content_keys(self.items, self.backbone.modality)]
+
+    def _keys(self, batch: np.ndarray, turn: Turn | None) -> list[Hashable]:
+        view = self._view(turn)
+        return [(self._contents[place], view) for place in batch]
+
+    def _view(self, turn: Turn | None) -> tuple[int, int] | None:
+        """The seed and number of the kept view whose turn it is; None: the judged view."""
+        # The phase counts too: phases of one epoch each would otherwise all see the first view.
+        return (turn.seed, (turn.phase + turn.epoch) % self.n_views) if self.views and turn else None
+
+    def _prepared(self, batch: np.ndarray, turn: Turn | None) -> State:
+        """The batch as the first stage takes it."""
+        items = [self.items[place] for place in batch]
+        if not (self.views and turn):
+            return self.backbone.prepare(items)
+        if not self.n_views:
+            return self.backbone.prepare(items, np.random.default_rng(list(turn)))
+        view = self._view(turn)
+        assert view is not None
+
+        def draw(place: int) -> State:
+            # By content, so that an item has the same views in every batch, fold and study.
+            content = int.from_bytes(self._contents[place])
+            return self.backbone.prepare([self.items[place]], np.random.default_rng([*view, content]))
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            drawn = list(pool.map(draw, batch.tolist()))
+        assert all(isinstance(one, torch.Tensor) for one in drawn), "a batch of images is one tensor"
+        return torch.cat(drawn)  # type: ignore[arg-type]
+
+
+def count_views(epochs: int, fit: int) -> int:
+    """How many random views of each image are kept for so many epochs: a quarter of them, and at least two. 0 where fewer fit.
+
+    epochs: of the whole plan. fit: views of all items that the limit has room for.
+    The frozen stages, and the decoding and cropping before them, then cost a quarter of what they did, and each view is seen about
+    four times; as many views as epochs would save nothing. The limit alone bounds them, not what happens to be free on the disk: what
+    is seen, and so the result, must not hang on that.
+    """
+    wanted = min(epochs, max(_LEAST_VIEWS, math.ceil(epochs / _EPOCHS_A_VIEW)))
+    views = min(wanted, fit)
+    return views if views >= min(epochs, _LEAST_VIEWS) else 0
