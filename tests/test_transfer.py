@@ -12,7 +12,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from graft.backbones.tiny import load as tiny
 from graft.errors import GraftError
-from graft.features import extract
+from graft.features import States, extract
 from graft.records import Phase, Plan
 from graft.strategies import STRATEGIES
 from graft.transfer import Transfer
@@ -204,3 +204,16 @@ def test_what_does_not_fit_is_said(X, y, message):
 def test_an_unknown_task_gets_the_near_miss():
     with pytest.raises(GraftError, match="Did you mean 'classification'"):
         Transfer("tiny:text", task="clasification").fit(["a", "b"], ["x", "y"])
+
+
+def test_a_keeper_of_states_serves_several_fits():
+    X, y = texts()
+    target = (np.array(y) == "metal").astype(int)
+    backbone, prepared = tiny("text"), []
+    prepare = backbone._prepare
+    with States() as states:
+        for expected in (True, False):
+            prepared.clear()
+            backbone._prepare = lambda items, rng: (prepared.extend(items), prepare(items, rng))[1]
+            model = Transfer(backbone, "partial").fit_encoded(X, target, "classification", ["fruit", "metal"], states=states)
+            assert model.history_ and set(prepared).issuperset(X) == expected

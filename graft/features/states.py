@@ -203,7 +203,7 @@ class _Rows:
         # numpy has no bfloat16: its bits travel as integers.
         self._bits = torch.int16 if dtype == torch.bfloat16 else dtype
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115, it stays open as long as the shelf does
-        self._map = np.empty((0, *self._shape))
+        self._map: np.ndarray | None = None
 
     def write(self, first: int, rows: torch.Tensor) -> None:
         """Write rows (k, ...) from place `first` on. Raises OSError where that cannot be."""
@@ -216,7 +216,7 @@ class _Rows:
 
     def read(self, places: np.ndarray) -> torch.Tensor:
         """(len(places), ...): a copy."""
-        if len(self._map) < self.count:
+        if self._map is None or len(self._map) < self.count:
             kind = torch.empty(0, dtype=self._bits).numpy().dtype
             # Not np.memmap, which moves the file's position while another thread may be writing.
             pages = mmap.mmap(self._file.fileno(), self.count * math.prod(self._shape) * kind.itemsize, access=mmap.ACCESS_READ)
@@ -224,7 +224,7 @@ class _Rows:
         return torch.from_numpy(self._map[places]).view(self._dtype).to(self._given)
 
     def close(self) -> None:
-        self._map = np.empty((0, *self._shape))
+        self._map = None
         self._file.close()
 
 
