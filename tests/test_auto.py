@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graft.auto import DEARER, FREE, climb
+from graft.auto import DEARER, FREE, climb, n_parts
 
 N = 200
 TARGET = np.arange(N) % 2
@@ -61,6 +61,11 @@ def test_every_item_is_answered_for_once_by_what_is_free_and_a_fifth_by_what_is_
     assert [(epochs, held) for name, epochs, held in log if name == "lp_ft"] == [(7, 40)]
     assert (climbed.strategy, climbed.epochs) == ("lp_ft", 7)
     assert climbed.why == "lp_ft: better than feature_extraction on held-out items by more than the standard error."
+
+
+@pytest.mark.parametrize(("n", "parts"), [(20, 5), (500, 5), (501, 5), (1000, 3), (2500, 1), (10**6, 1)])
+def test_of_many_items_as_many_folds_are_played_as_hold_five_hundred(n, parts):
+    assert n_parts(n) == parts
 
 
 def test_time_is_asked_for_each_strategy_that_trains_and_none_is_played_without():

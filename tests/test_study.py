@@ -178,7 +178,7 @@ def test_the_from_scratch_control_gets_at_least_transfers_time(judged):
 
 def test_attempts_from_scratch_go_on_until_the_time_is_up_and_are_as_many_the_next_time(monkeypatch):
     material = Material(load(table(60)), {"tiny:text": load_backbone("tiny:text")}, "accuracy", 0)
-    clock = times.Clock(material, None, 0.0, {})
+    clock = times.Clock(material, None, 0.0, 40, 2, {})
     train, test = np.arange(40), np.arange(40, 60)
     tried = []
     fit = Scratch._fit

@@ -107,19 +107,19 @@ def run(
         "seed": seed,
         "budget_seconds": seconds,
     }
-    clock = Clock(material, seconds, begun, settings)
+    n_train, n_fits = round(np.mean([len(train) for train, _ in cut.folds])), len(cut.folds) + (not cut.one_test)
+    clock = Clock(material, seconds, begun, n_train, n_fits, settings)
     clock.refuse_too_little()
     log.say(clock.words())
 
-    n_train, n_fits = round(np.mean([len(train) for train, _ in cut.folds])), len(cut.folds) + (not cut.one_test)
     fitting = time.perf_counter()
     ranking = material.rank(cut.train)
     log.note("ranking: " + ", ".join(f"{row['backbone']} {row['score']:.3f}" for row in ranking))
     shared = sum(row["seconds"] for row in ranking)
     judged, classical = Judged(material, cut), Classical(material)
     judged.outputs[classical.name] = [classical.fit_and_predict(*cut.folds[0])]
-    material.fit_seconds = clock.fit_seconds(shared, classical.seconds * len(cut.folds), n_fits) if AUTO in strategies else None
-    strategies, dropped = affordable(clock, strategies, n_train, n_fits)
+    material.fit_seconds = clock.fit_seconds(shared, classical.seconds * len(cut.folds)) if AUTO in strategies else None
+    strategies, dropped = affordable(clock, strategies)
     if dropped:
         notes.append(f"left out, as the budget of {seconds:.0f} s does not allow them: {', '.join(dropped)}")
     if not any(material.trains(Candidate(name, strategy)) for name in material.backbones for strategy in strategies):
@@ -141,7 +141,7 @@ def run(
     spent = time.perf_counter() - fitting - classical.seconds
     spent += sum(material.extraction_seconds.values()) - material.extracting
 
-    plan = clock.scratch_plan(chosen.backbone, spent, n_train, len(cut.folds))
+    plan = clock.scratch_plan(chosen.backbone, spent, len(cut.folds))
     settings["from_scratch"] = asdict(plan)
     judge_classical(judged, classical)
     scratch = Scratch(clock, chosen.backbone, plan)
