@@ -211,6 +211,12 @@ def remarks(plan: Plan) -> list[str]:
     if plan.lora_rank:
         said.append(f"Learns updates of rank {plan.lora_rank} instead of the weights, added to them at the end.")
     for number, phase in enumerate(plan.phases, 1):
+        frozen = next((group for group, rate in enumerate(phase.lr) if rate), len(phase.lr))
+        if 0 < frozen < len(phase.lr):
+            groups = "the first layer group" if frozen == 1 else f"the first {frozen} layer groups"
+            said.append(
+                f"Phase {number} runs {groups} once for each item, or for a few random views of each image, and keeps what they give."
+            )
         if phase.anchor:
             said.append(f"Phase {number} pulls the weights back to where they started, with strength {phase.anchor:g}.")
     return said

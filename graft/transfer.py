@@ -21,7 +21,7 @@ from graft.auto import AUTO, Climb, climb
 from graft.backbones import load_backbone
 from graft.backbones.base import Backbone
 from graft.budget import budget_seconds
-from graft.data import View, encode_target, holdout, load_unlabelled
+from graft.data import View, encode_target, holdout, load_unlabelled, sparable
 from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
 from graft.features import States, device_of, extract, machine, remembered, throughput
@@ -390,6 +390,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
 
 def can_hold_out(target: np.ndarray, task: Task, blocks: np.ndarray | None) -> bool:
     """Whether a fifth of the items (or of their blocks) can be spared for choosing: there are ten, and enough beyond one of each class."""
+    if task == "classification" and not sparable(target, blocks).any():
+        return False
     spare = len(target) - (len(np.unique(target)) if task == "classification" else 0)
     n_units = len(target) if blocks is None else len(np.unique(blocks))
     return n_units >= _LEAST_TO_HOLD_OUT and spare >= _VALIDATION_SHARE * len(target)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedKFold
 
-from graft.data import draw, folds, holdout
+from graft.data import draw, folds, holdout, sparable
 from graft.errors import GraftError
 
 
@@ -130,3 +130,26 @@ def test_a_draw_holds_every_class_in_its_share():
 def test_a_draw_beyond_the_data_is_refused():
     with pytest.raises(GraftError, match="got n=201 items to draw, expected 1 to 200"):
         draw(classes(), "classification", 201, seed=0)
+
+
+@pytest.mark.parametrize(("classes", "each", "held"), [(10, 2, 4), (7, 3, 4), (50, 2, 20)])
+def test_many_small_classes_still_leave_a_fifth_to_hold_out(classes, each, held):
+    y = np.repeat(np.arange(classes), each)
+    train, test = holdout(y, "classification", 0.2, 0)
+    assert len(test) == held
+    assert set(y[train]) == set(y)
+
+
+def test_where_every_held_out_block_is_needed_another_is_held_out():
+    # Only the items of the last class may be spared, and 19 of 20 draws hold out others first.
+    y, blocks = np.array([*range(18), 18, 18]), np.array([*range(18), 18, 19])
+    for seed in range(20):
+        train, test = holdout(y, "classification", 0.05, seed, blocks=blocks)
+        assert len(test) and set(y[train]) == set(y) and not set(blocks[train]) & set(blocks[test])
+
+
+def test_what_may_be_spared_leaves_every_class_behind():
+    y = np.array([0, 0, 1, 1])
+    assert sparable(y, None).tolist() == [True, False, False, False]
+    assert sparable(y, np.array([5, 5, 6, 7])).tolist() == [False, False, True, False]
+    assert not sparable(y, np.array([5, 5, 6, 6])).any()

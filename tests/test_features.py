@@ -13,6 +13,7 @@ import torch
 from graft.backbones.tiny import load
 from graft.errors import GraftError
 from graft.features import cache_folder, extract, one_ahead, store, throughput
+from graft.features.store import LAYOUT
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,30 @@ def test_a_damaged_part_of_the_cache_is_named_and_computed_again(cache, part):
     path.write_bytes(path.read_bytes()[:150])
     with pytest.warns(UserWarning, match=r"\.keys\.npy: this part of the feature cache cannot be read .* computed again"):
         np.testing.assert_array_equal(extract(load("text"), items), first)
+
+
+def test_features_of_another_version_are_named_left_alone_and_computed_again(cache):
+    items = make_texts(6)
+    first = extract(load("text"), items)
+    (cache / "features" / LAYOUT).rename(cache / "features" / "v0")
+    with pytest.warns(UserWarning, match=r"v0: features of this backbone, written by another version of graft, are not read"):
+        np.testing.assert_array_equal(extract(load("text"), items), first)
+    assert len(list((cache / "features" / "v0").rglob("*.keys.npy"))) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extract(load("text"), items)
+
+
+def test_a_read_only_cache_is_read(cache, monkeypatch):
+    items = make_texts(6)
+    first = extract(load("text"), items[:4])
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(store, "replacing", refuse)
+    with pytest.warns(UserWarning, match=r"the cache cannot be written \(.*Read-only file system\); this goes on without it"):
+        np.testing.assert_array_equal(extract(load("text"), items)[:4], first)
 
 
 def test_a_part_of_another_width_is_not_believed(cache):

@@ -147,6 +147,8 @@ def test_remarks_say_what_the_rates_do_not():
     assert "rank 8" in remarks(make_plan("lora", 2, 3, 1e-2))[0]
     assert "Phase 1 pulls" in remarks(make_plan("l2_sp", 2, 3, 1e-2))[0]
     assert remarks(make_plan("full", 2, 3, 1e-2)) == []
+    assert "Phase 1 runs the first 4 layer groups once" in remarks(make_plan("partial", 6, 3, 1e-2))[0]
+    assert "of 4 views of each image" in remarks(make_plan("views", 2, 3, 1e-2))[0]
 
 
 def test_strategies_load_no_library():

@@ -21,16 +21,22 @@ def test_timm_imports_after_ensure_in_a_fresh_process():
 
 
 def test_nothing_happens_where_torchvision_is_imported_already(monkeypatch):
+    imported = _Failing("must not be imported again")
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setattr("importlib.import_module", imported)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torchvision_ops.ensure()
+    assert imported.calls == 0
 
 
 def test_nothing_happens_without_torchvision(monkeypatch):
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    imported = _Failing("there is nothing to import")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.import_module", imported)
     torchvision_ops.ensure()
+    assert imported.calls == 0
 
 
 class _Failing:

@@ -41,6 +41,8 @@ def holdout(y: np.ndarray, task: Task, share: float, seed: int, blocks: np.ndarr
     side = _deal(y, task, np.array([1 - share, share]), np.random.default_rng(seed), blocks)
     if task == "classification":
         side = _keep_one_in_train(y, side, blocks)
+        if not side.any():
+            side = sparable(y, blocks).astype(int)
     train, test = np.flatnonzero(side == 0), np.flatnonzero(side == 1)
     if len(train) == 0 or len(test) == 0:
         raise GraftError(f"cannot hold out {share:g} of {len(y)} items: one side would be empty. Add items, or use another share.")
@@ -135,9 +137,11 @@ def _deal_single(strata: np.ndarray, shares: np.ndarray, side: np.ndarray, rng: 
             continue
         quota = lacking * len(singles) / lacking.sum()
         counts = np.floor(quota + 1e-9).astype(int)
-        # Whole items that are left go where the fraction is largest, and among equals to the side that is emptiest.
+        # Whole items that are left go where the fraction is largest, that of all strata so far among it: else a side with a small share
+        # would get nothing from many small strata.
         spare = len(singles) - counts.sum()
-        order = np.lexsort((rng.random(len(shares)), np.round((sizes + counts) / shares, 6), -np.round(quota - counts, 6)))
+        lacking = quota - counts + shares * sizes.sum() - sizes
+        order = np.lexsort((rng.random(len(shares)), np.round((sizes + counts) / shares, 6), -np.round(lacking, 6)))
         counts[order[:spare]] += 1
         side[singles] = np.repeat(np.arange(len(shares)), counts)
         sizes += counts
@@ -150,3 +154,13 @@ def _keep_one_in_train(y: np.ndarray, side: np.ndarray, blocks: np.ndarray | Non
         item = np.flatnonzero(y == label)[0]
         side[item if blocks is None else blocks == blocks[item]] = 0
     return side
+
+
+def sparable(y: np.ndarray, blocks: np.ndarray | None) -> np.ndarray:
+    """(n,) bool: the first item, with its block, without which every class is still there; no item where there is none such."""
+    none = np.zeros(len(y), bool)
+    for item in range(len(y)):
+        gone = np.arange(len(y)) == item if blocks is None else blocks == blocks[item]
+        if len(np.unique(y[~gone])) == len(np.unique(y)):
+            return gone
+    return none

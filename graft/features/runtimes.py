@@ -379,6 +379,8 @@ def _keep(openvino: Any, model: Any, folder: Path) -> None:
         openvino.save_model(model, unfinished / "model.xml", compress_to_fp16=False)
         unfinished.rename(folder)
     except (OSError, RuntimeError) as error:
-        warnings.warn(f"{folder}: the converted network cannot be kept ({error}); it is converted again the next time.", stacklevel=2)
+        # Another process may have kept the same network meanwhile.
+        if not folder.exists():
+            warnings.warn(f"{folder}: the converted network cannot be kept ({error}); it is converted again the next time.", stacklevel=2)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -74,6 +74,7 @@ class Store:
     def __init__(self, folder: Path, width: int) -> None:
         self.folder, self.width = folder, width
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+        self._name_other_versions()
         self._flushed = time.perf_counter()
         self._writable = True
 
@@ -102,6 +103,17 @@ class Store:
                 block = hits[start : start + _BLOCK_ITEMS]
                 features[rows[places[block]]] = values[block, -self.width :]
             found[places[hits]] = True
+
+    def _name_other_versions(self) -> None:
+        """Warn where only another version of graft has features of this backbone: they are left alone, and computed again."""
+        layout, *below = self.folder.relative_to(cache_folder() / "features").parts
+        others = [path for path in (cache_folder() / "features").glob("*") if path.name != layout and path.joinpath(*below).is_dir()]
+        if others and not self.folder.is_dir():
+            warnings.warn(
+                f"{others[0]}: features of this backbone, written by another version of graft, are not read; they are computed again "
+                "and kept beside those. Remove the folder when that version is no longer used.",
+                stacklevel=4,
+            )
 
     def add(self, keys: np.ndarray, rows: np.ndarray) -> None:
         """keys: (m, 16) uint8. rows: (m, d)."""

@@ -117,6 +117,7 @@ def run(
     log.note("ranking: " + ", ".join(f"{row['backbone']} {row['score']:.3f}" for row in ranking))
     shared = sum(row["seconds"] for row in ranking)
     judged, classical = Judged(material, cut), Classical(material)
+    # The first fold, which repeated folds begin with too, tells what the others will take.
     judged.outputs[classical.name] = [classical.fit_and_predict(*cut.folds[0])]
     material.fit_seconds = clock.fit_seconds(shared, classical.seconds * len(cut.folds)) if AUTO in strategies else None
     strategies, dropped = affordable(clock, strategies)

@@ -136,8 +136,9 @@ def judge_transfer(judged: Judged, strategies: Sequence[str]) -> None:
 
 
 def judge_classical(judged: Judged, classical: Classical) -> None:
-    """The classical control on the same folds."""
-    judged.outputs[classical.name] = [classical.fit_and_predict(train, test) for train, test in judged.parts.folds]
+    """The classical control on the same folds; the first of them may have been answered for already."""
+    answered = judged.outputs.get(classical.name, [])
+    judged.outputs[classical.name] = answered + [classical.fit_and_predict(*fold) for fold in judged.parts.folds[len(answered) :]]
 
 
 def judge_scratch(judged: Judged, scratch: Scratch) -> None:

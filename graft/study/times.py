@@ -106,7 +106,7 @@ class Clock:
         )
 
     def fit_seconds(self, spent: float, classical: float) -> float | None:
-        """For each fit of `auto` to spend beyond its frozen heads, None where that is too little to be worth it.
+        """For each fit of `auto`, its heads among it; None where what is left for retraining is too little to be worth it.
 
         spent: seconds of transfer so far, which all fits share. classical: seconds that the classical control takes, all folds together.
         """
@@ -117,7 +117,7 @@ class Clock:
             scratch = _SCRATCH * _WITH_CURVE
             # What is left pays for retraining, for as much from scratch, and for the rest of the study.
             left = (self.left() - classical - _PAGE - self.heads() - scratch * (spent + self.heads())) / (1 + scratch) / self.n_fits
-            return left if left >= _LEAST_FIT else 0.0
+            return left + self.heads() / self.n_fits if left >= _LEAST_FIT else 0.0
 
         return self.decided("fit seconds", decide) or None
 
