@@ -2,7 +2,10 @@
 
 import csv
 import os
+import subprocess
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def machine():
@@ -12,6 +15,12 @@ def machine():
     flags = about.get("flags", "").split()
     bf16 = "yes" if {"avx512_bf16", "amx_bf16"} & set(flags) else "no"
     return f"{about.get('model name', 'unknown processor')}, {os.cpu_count()} cores, bf16 {bf16}"
+
+
+def commit():
+    """The checkout that is measured: its commit, and whether anything was changed since."""
+    told = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return told.stdout.strip()
 
 
 def memory():

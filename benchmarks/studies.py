@@ -16,10 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import rows
 
 HERE = Path(__file__).parent
 COLUMNS = (
     "date",
+    "machine",
+    "commit",
     "study",
     "seed",
     "metric",
@@ -69,8 +72,18 @@ def measure(name, seed, arguments, budget, out):
         seconds = time.perf_counter() - begun
     verdict = result.verdict
     numbers = [result.score, *result.interval], [verdict["effect"], *verdict["interval"]]
-    rounded = [[f"{value:.4f}" for value in row] for row in numbers]
-    row = [datetime.date.today().isoformat(), name, seed, result.metric, *rounded[0], verdict["outcome"], *rounded[1]]
+    rounded = [[f"{value:.4f}" for value in part] for part in numbers]
+    row = [
+        datetime.date.today().isoformat(),
+        rows.machine(),
+        rows.commit(),
+        name,
+        seed,
+        result.metric,
+        *rounded[0],
+        verdict["outcome"],
+        *rounded[1],
+    ]
     return [*row, verdict["against"], result.strategy, f"{seconds:.0f}"]
 
 
