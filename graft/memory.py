@@ -14,7 +14,8 @@ def keep_freed() -> bool:
 
     By default glibc maps every large block anew and unmaps it when it is freed, so that each batch begins with page faults
     on all of its tensors; on virtual machines they took longer than the arithmetic of a small network (benchmarks/README.md).
-    The process then holds what it needed at most, until it ends. Elsewhere than on Linux with glibc nothing is done.
+    The process then holds a few times what a batch needs (1.8 instead of 0.5 GB for MobileNetV2 on 64 images, 3.7 instead of 2.1 in
+    training), until it ends. Elsewhere than on Linux with glibc nothing is done.
     """
     if not sys.platform.startswith("linux"):
         return False
