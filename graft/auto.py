@@ -81,7 +81,7 @@ def climb(
     if n_units < 2 * _INNER_FOLDS or _scarcest(target, task) < 2:
         return Climb(probe, 1, (), f"stayed with the frozen probe: {n} items are too few to hold some out and compare.")
     ladder = _Ladder(answer, target, task, metric, seed)
-    best, no_budget = probe, "no budget was given to find out whether retraining pays."
+    best, no_budget = probe, "there is no budget for finding out whether retraining pays."
     if others:
         parts = folds(target, task, _INNER_FOLDS, seed, blocks=blocks)[: n_parts(n)]
         ladder.start(probe, parts)

@@ -42,7 +42,7 @@ def test_what_is_clearly_better_takes_the_place_of_the_best_so_far():
     climbed = came_to({"head2toe": 0.1})
     assert climbed.strategy == "head2toe"
     assert [rung.why.rpartition(": ")[2] for rung in climbed.rungs] == ["what the others are compared with", "kept"]
-    assert climbed.why.startswith("stayed with head2toe: no budget was given")
+    assert climbed.why.startswith("stayed with head2toe: there is no budget")
 
 
 def test_a_gain_within_its_standard_error_is_not_kept():
@@ -94,7 +94,7 @@ def test_without_a_budget_nothing_is_compared_where_there_is_only_the_probe():
     log = []
     climbed = came_to({}, modality="text", log=log)
     assert (climbed.strategy, climbed.rungs, log) == ("feature_extraction", (), [])
-    assert climbed.why == "stayed with the frozen probe: no budget was given to find out whether retraining pays."
+    assert climbed.why == "stayed with the frozen probe: there is no budget for finding out whether retraining pays."
 
 
 def test_too_few_items_are_not_held_out():
