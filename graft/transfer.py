@@ -156,7 +156,9 @@ class Transfer(ClassifierMixin, BaseEstimator):
     def _views(self, backbone: Backbone, items: Sequence[Any], plan: Plan, progress: Progress) -> np.ndarray:
         """(views, n, d): what a head without phases reads, the judged view first."""
         number = plan.views if backbone.modality == "image" else 1
-        return np.stack([extract(backbone, items, tap=plan.tap, view=view, progress=progress) for view in range(number)])
+        views = [extract(backbone, items, tap=plan.tap, view=view, progress=progress) for view in range(number)]
+        # A single view is not copied: it may be a file that does not fit into memory.
+        return np.stack(views) if number > 1 else views[0][None]
 
     def _solve(self, views: np.ndarray, target: np.ndarray, blocks: np.ndarray | None) -> LinearHead:
         """The head on all views (v, n, d) of the items."""
@@ -203,9 +205,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
                     read[strategy] = self._views(backbone, items, plan, progress)
                 return self._solve(read[strategy][:, fitted], target[fitted], inner).outputs(read[strategy][0, held])
             model = clone(self).set_params(backbone=backbone, strategy=strategy, epochs=epochs)
-            model.fit_encoded(
-                View(items, fitted), target[fitted], task, self.classes_.tolist(), blocks=inner, metric=metric, progress=progress
-            )
+            some, classes = View(items, fitted), self.classes_.tolist()
+            model.fit_encoded(some, target[fitted], task, classes, blocks=inner, metric=metric, states=states, progress=progress)
             return model.predict_outputs(View(items, held))
 
         epochs_for = None
