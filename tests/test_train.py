@@ -10,7 +10,6 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn import functional
 
-from graft import train as room
 from graft.backbones.tiny import load
 from graft.errors import GraftError
 from graft.features import States, extract
@@ -18,6 +17,7 @@ from graft.records import Epoch, Phase, Plan
 from graft.strategies import STRATEGIES, make_plan
 from graft.train import decode, predict_outputs, tensorboard_writer, train
 from graft.train.feed import Feed
+from graft.train.tasks import class_weights
 
 RATE = 1e-2
 
@@ -340,8 +340,8 @@ def test_every_item_is_in_exactly_one_batch(kind, batch_size):
 def test_balanced_class_weights_are_scikit_learns():
     y = np.array([0] * 6 + [1] * 3 + [2])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=y)
-    np.testing.assert_allclose(room._weights("classification", y, 3, "balanced", torch.device("cpu")), expected, rtol=1e-6)
-    np.testing.assert_allclose(room._weights("classification", y, 4, "balanced", torch.device("cpu")), [*expected, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(class_weights("classification", y, 3, "balanced", torch.device("cpu")), expected, rtol=1e-6)
+    np.testing.assert_allclose(class_weights("classification", y, 4, "balanced", torch.device("cpu")), [*expected, 1.0], rtol=1e-6)
 
 
 def test_class_weights_turn_predictions_to_the_class_that_weighs():

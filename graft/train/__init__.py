@@ -1,37 +1,25 @@
 """The only training loop: plays a Plan on a backbone and a head, and yields what happened. Heavy: torch."""
 
-import copy
 import itertools
-import math
-import time
-import warnings
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
-from graft import lora
 from graft.backbones.base import Backbone
-from graft.errors import GraftError, near_miss, raise_all
-from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
-from graft.memory import keep_freed
+from graft.errors import GraftError, near_miss
+from graft.features import Progress, States, device_of, extract
 from graft.optional import require
-from graft.records import TASKS, Epoch, Phase, Plan, Step, Task
-from graft.strategies import check_plan
-from graft.train.feed import Feed, Ready, Turn
-from graft.train.precision import PRECISIONS, Precision, computes_in_bf16
+from graft.records import Epoch, Plan, Task
+from graft.train.check import check, n_outputs
+from graft.train.loop import Labelled, Metric, Run
+from graft.train.precision import PRECISIONS, Precision
+from graft.train.tasks import class_weights, decode, task_loss
 
-Metric = Callable[[np.ndarray, np.ndarray], float]
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Labelled = tuple[Sequence[Any], np.ndarray]
-
-_WARM_UP = 0.1  # share of a phase's steps
-_WEIGHT_DECAY = 0.01  # AdamW's default in PyTorch
+__all__ = ["decode", "predict_outputs", "tensorboard_writer", "train"]
 
 
 def train(
@@ -76,12 +64,12 @@ def train(
     Raises GraftError at once for arguments that do not fit, and while training when the loss is no finite number; in bf16
     the phase is begun again in fp32 instead, with a warning.
     """
-    classes = _outputs(backbone, head.to(device_of(backbone)))
-    _check(backbone, plan, items, y, task, classes, validation, batch_size, class_weight, patience, items_per_epoch)
+    classes = n_outputs(backbone, head.to(device_of(backbone)))
+    check(backbone, plan, items, y, task, classes, validation, batch_size, class_weight, patience, items_per_epoch)
     if precision not in PRECISIONS:
         raise GraftError(f"train: precision is {precision!r}, expected one of {', '.join(PRECISIONS)}.{near_miss(precision, PRECISIONS)}")
-    loss = _loss(task, _weights(task, y, classes, class_weight, device_of(backbone)))
-    run = _Run(backbone, head, plan, task, loss, metric, batch_size, seed, patience, augment, items_per_epoch, precision, states, progress)
+    loss = task_loss(task, class_weights(task, y, classes, class_weight, device_of(backbone)))
+    run = Run(backbone, head, plan, task, loss, metric, batch_size, seed, patience, augment, items_per_epoch, precision, states, progress)
     return run.play(items, y, validation)
 
 
@@ -105,14 +93,6 @@ def predict_outputs(
         return decode(head(torch.from_numpy(features).to(device_of(backbone))), task)
 
 
-def decode(logits: torch.Tensor, task: Task) -> np.ndarray:
-    """Logits (n, c) -> outputs, float64: probabilities whose rows sum to 1, independent probabilities, or values (n,)."""
-    logits = logits.detach().cpu().double()
-    if task == "classification":
-        return logits.softmax(1).numpy()
-    return logits.sigmoid().numpy() if task == "multilabel" else logits.squeeze(1).numpy()
-
-
 def tensorboard_writer(folder: str | Path) -> Callable[[Epoch], None]:
     """A consumer of `train`'s events that writes loss and score to a TensorBoard folder, one step an epoch.
 
@@ -130,306 +110,3 @@ def tensorboard_writer(folder: str | Path) -> Callable[[Epoch], None]:
         writer.flush()
 
     return write
-
-
-@dataclass
-class _Run:
-    """One play of a plan: what every phase needs, gathered once."""
-
-    backbone: Backbone
-    head: nn.Module
-    plan: Plan
-    task: Task
-    loss: Loss
-    metric: Metric | None
-    batch_size: int
-    seed: int
-    patience: int | None
-    augment: bool
-    items_per_epoch: int | None
-    precision: Precision
-    states: States | None
-    progress: Progress | None
-    best_score: float | None = None
-    bf16: bool = False
-
-    def __post_init__(self) -> None:
-        self.device = device_of(self.backbone)
-        self.keeper = self.states or States()
-        self.private: list[Shelf] = []
-        # From this stage on weights are no longer those that the run came with.
-        self.untouched = 0 if self.plan.reset else self.backbone.depth
-
-    def play(self, items: Sequence[Any], y: np.ndarray, validation: Labelled | None) -> Generator[Epoch, None, None]:
-        keep_freed()
-        if any(any(phase.lr) for phase in self.plan.phases):
-            self.bf16 = computes_in_bf16(self.precision, self.backbone, self.head, items)
-        if self.plan.reset:
-            self.backbone.reset(self.seed)
-        if not self.plan.phases:
-            return
-        learning = [any(phase.lr[group] for phase in self.plan.phases) for group in range(self.backbone.depth)]
-        stages = [stage for stage, learns in zip(self.backbone.stages, learning, strict=True) if learns]
-        adapted = lora.add(stages, self.plan.lora_rank, self.seed) if self.plan.lora_rank else []
-        self.changing = nn.ModuleList([*stages, self.head])
-        anchored = any(phase.anchor for phase in self.plan.phases)
-        self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if anchored else {}
-        self.keep()
-        feed = Feed(self.backbone, items, self.batch_size)
-        judged = Feed(self.backbone, validation[0], self.batch_size) if validation else None
-        try:
-            for number, phase in enumerate(self.plan.phases):
-                yield from self.phase(number, phase, feed, _target(y, self.task), judged, validation[1] if validation else None)
-                self.restore()
-        finally:
-            for shelf in self.private:
-                self.keeper.drop(shelf)
-            self.restore()
-            lora.merge(adapted)
-            self.backbone.requires_grad_(True).eval()
-            self.head.requires_grad_(True).eval()
-
-    def keep(self) -> None:
-        """Remember the weights as the best so far."""
-        self.kept = copy.deepcopy(self.changing.state_dict())
-
-    def restore(self) -> None:
-        """Put the best weights so far back in place."""
-        self.changing.load_state_dict(self.kept)
-
-    def phase(
-        self, number: int, phase: Phase, feed: Feed, target: torch.Tensor, judged: Feed | None, truth: np.ndarray | None
-    ) -> Generator[Epoch, None, None]:
-        learns = [rate > 0 and bool(group) for rate, group in zip(phase.lr, self.backbone.groups(), strict=True)]
-        boundary = learns.index(True) if any(learns) else self.backbone.depth
-        views = self.augment and self.backbone.modality == "image" and boundary < self.backbone.depth
-        self.backbone.eval()
-        self.place(feed, boundary, views)
-        if judged:
-            self.place(judged, boundary, False)
-        self.untouched = min(self.untouched, boundary)
-        begun_from = self.kept
-        if judged and self.best_score is None:
-            self.best_score = self.score(judged, truth)
-        optimiser = self.optimiser(phase, learns)
-        steps = phase.epochs * len(self.share(feed.batches(np.random.default_rng([self.seed, number]))))
-        warm = max(1, round(_WARM_UP * steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser,
-            lambda step: (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))),
-        )
-        waited = 0
-        for epoch in range(phase.epochs):
-            begun = time.perf_counter()
-            loss = self.epoch(number, epoch, phase, feed, target, learns, optimiser, schedule)
-            if not math.isfinite(loss) and self.bf16:
-                warnings.warn(
-                    f"training {self.backbone.name}: the loss became {loss} in bf16 in phase {number + 1}, epoch {epoch + 1}. "
-                    "The phase is begun again from its starting weights, and training continues in fp32.",
-                    stacklevel=2,
-                )
-                self.bf16 = False
-                self.changing.load_state_dict(begun_from)
-                yield from self.phase(number, phase, feed, target, judged, truth)
-                return
-            if not math.isfinite(loss):
-                yield Epoch(number, epoch, loss, None, time.perf_counter() - begun)
-                raise GraftError(
-                    f"training {self.backbone.name}: the loss became {loss} in phase {number + 1}, epoch {epoch + 1}, "
-                    "expected a finite number. The weights from before it are kept. "
-                    f"The highest rate was {max(*phase.lr, phase.head_lr):g}: try a tenth of it."
-                )
-            score = self.score(judged, truth) if judged else None
-            if score is None or self.best_score is None or score > self.best_score:
-                self.best_score, waited = score, 0
-                self.keep()
-            else:
-                waited += 1
-            yield Epoch(number, epoch, loss, score, time.perf_counter() - begun)
-            if self.patience is not None and waited >= self.patience:
-                return
-
-    def epoch(
-        self,
-        number: int,
-        epoch: int,
-        phase: Phase,
-        feed: Feed,
-        target: torch.Tensor,
-        learns: list[bool],
-        optimiser: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-    ) -> float:
-        """Mean loss over the items, or the first that is not finite."""
-        self.training_mode(phase, learns)
-        # Every draw of an epoch hangs on (seed, phase, epoch) alone, so that an epoch can be repeated by itself.
-        batches = self.share(feed.batches(np.random.default_rng([self.seed, number, epoch])))
-        turns = [Turn(self.seed, number, epoch, place) for place in range(len(batches))]
-        total, done, due = 0.0, 0, sum(map(len, batches))
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, number, epoch]).generate_state(1)[0]))
-            prepared = one_ahead(lambda pair: feed.prepare(*pair), zip(batches, turns, strict=True))
-            for batch, turn, ready in zip(batches, turns, prepared, strict=True):
-                logits = self.logits(feed, batch, turn, ready)
-                loss = self.loss(logits, target[batch].to(self.device))
-                value = loss.item()
-                if not math.isfinite(value):
-                    return value
-                optimiser.zero_grad()
-                loss.backward()
-                self.pull(phase, learns)
-                optimiser.step()
-                schedule.step()
-                total, done = total + value * len(batch), done + len(batch)
-                if self.progress:
-                    self.progress(Step(f"training {self.backbone.name}", done, due))
-        return total / done
-
-    def place(self, feed: Feed, boundary: int, views: bool) -> None:
-        """Move a feed to a phase's boundary."""
-        if boundary == self.untouched == self.backbone.depth:
-            feed.place(boundary, features=extract(self.backbone, feed.items, progress=self.progress))
-            return
-        shelf = None
-        if boundary and self.keeper.limit_bytes:
-            shelf = self.keeper.open(self.backbone, boundary, torch.bfloat16 if self.bf16 else torch.float32)
-            if self.states is None or boundary > self.untouched:
-                self.private.append(shelf)
-        feed.place(boundary, shelf=shelf, views=views, epochs=sum(phase.epochs for phase in self.plan.phases))
-
-    def logits(self, feed: Feed, batch: np.ndarray, turn: Turn | None, ready: Ready) -> torch.Tensor:
-        """What backbone and head say of a batch, (n, c) float32."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            features = self.backbone(feed.state(batch, turn, ready), start=feed.boundary)
-        # The head is small: all digits cost it nothing.
-        return self.head(features.float())
-
-    def share(self, batches: list[np.ndarray]) -> list[np.ndarray]:
-        """The batches of one epoch: all of a shuffled pass, or its first ones."""
-        return batches if self.items_per_epoch is None else batches[: max(1, round(self.items_per_epoch / self.batch_size))]
-
-    def training_mode(self, phase: Phase, learns: list[bool]) -> None:
-        """What learns is in training mode and has gradients; what is frozen has neither."""
-        self.backbone.set_trainable(learns)
-        if self.plan.lora_rank:
-            for stage, trained in zip(self.backbone.stages, learns, strict=True):
-                if trained:
-                    lora.train_only_updates(stage)
-        self.head.train(phase.head_lr > 0)
-        self.head.requires_grad_(phase.head_lr > 0)
-
-    def optimiser(self, phase: Phase, learns: list[bool]) -> torch.optim.Optimizer:
-        """AdamW with the phase's rates on what learns."""
-        self.training_mode(phase, learns)
-        rated = [(group, rate, phase.anchor == 0) for group, rate in zip(self.backbone.groups(), phase.lr, strict=True)]
-        groups = []
-        for parameters, rate, decays in [*rated, (list(self.head.parameters()), phase.head_lr, True)]:
-            # The anchor takes the place of weight decay; biases and norms are never decayed.
-            matrices = [parameter for parameter in parameters if parameter.requires_grad and parameter.ndim > 1 and decays]
-            rest = [parameter for parameter in parameters if parameter.requires_grad and not (parameter.ndim > 1 and decays)]
-            groups.append({"params": matrices, "lr": rate, "weight_decay": _WEIGHT_DECAY})
-            groups.append({"params": rest, "lr": rate, "weight_decay": 0.0})
-        return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
-
-    def pull(self, phase: Phase, learns: list[bool]) -> None:
-        """Add the gradient of anchor / 2 * |w - w_start|^2."""
-        if phase.anchor:
-            for group, trained in zip(self.backbone.groups(), learns, strict=True):
-                for parameter in group if trained else ():
-                    if parameter.grad is not None:
-                        parameter.grad.add_(parameter.detach() - self.start[parameter], alpha=phase.anchor)
-
-    def score(self, feed: Feed, y: Any) -> float:
-        """The metric on the validation part; what is no number counts as worst."""
-        self.backbone.eval()
-        self.head.eval()
-        batches = feed.batches(None)
-        parts = []
-        with torch.no_grad():
-            for batch, ready in zip(batches, one_ahead(lambda batch: feed.prepare(batch, None), batches), strict=True):
-                parts.append(self.logits(feed, batch, None, ready).cpu())
-        logits = torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(batches)))]
-        score = self.metric(y, decode(logits, self.task)) if self.metric else -_loss(self.task, None)(logits, _target(y, self.task)).item()
-        return -math.inf if math.isnan(score) else float(score)
-
-
-def _target(y: np.ndarray, task: Task) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(y)).long() if task == "classification" else torch.from_numpy(np.asarray(y)).float()
-
-
-def _outputs(backbone: Backbone, head: nn.Module) -> int:
-    """How many numbers the head gives for an item."""
-    head.eval()
-    with torch.no_grad():
-        return head(torch.zeros(1, backbone.width, device=device_of(backbone))).shape[1]
-
-
-def _loss(task: Task, weight: torch.Tensor | None) -> Loss:
-    if task == "classification":
-        return lambda logits, target: functional.cross_entropy(logits, target, weight)
-    if task == "multilabel":
-        return lambda logits, target: functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
-    return lambda logits, target: functional.mse_loss(logits.squeeze(1), target)
-
-
-def _weights(task: Task, y: np.ndarray, classes: int, class_weight: str | np.ndarray | None, device: torch.device) -> torch.Tensor | None:
-    """(c,) weights: of each class, or of each label's positives for multilabel. A class without items weighs 1."""
-    if class_weight is None:
-        return None
-    if isinstance(class_weight, str):
-        if task == "classification":
-            counts = np.bincount(y, minlength=classes)
-            class_weight = np.where(counts, len(y) / (np.maximum(counts, 1) * np.count_nonzero(counts)), 1.0)
-        else:
-            counts = y.sum(0)
-            class_weight = np.where(counts, (len(y) - counts) / np.maximum(counts, 1), 1.0)
-    return torch.as_tensor(np.asarray(class_weight), dtype=torch.float32, device=device)
-
-
-def _check(
-    backbone: Backbone,
-    plan: Plan,
-    items: Sequence[Any],
-    y: np.ndarray,
-    task: Task,
-    classes: int,
-    validation: Labelled | None,
-    batch_size: int,
-    class_weight: str | np.ndarray | None,
-    patience: int | None,
-    items_per_epoch: int | None,
-) -> None:
-    """Raise one GraftError that lists all that does not fit."""
-    if task not in TASKS:
-        raise GraftError(f"train: task is {task!r}, expected one of {', '.join(TASKS)}.{near_miss(task, TASKS)}")
-    check_plan(plan, backbone.depth, f"train {backbone.name}")
-    problems = []
-    for where, some, target in [("training", items, y)] + ([("validation", *validation)] if validation else []):
-        if not len(some):
-            problems.append(f"train: 0 {where} items, expected at least 1.")
-        elif len(some) != len(target):
-            problems.append(f"train: {len(some)} {where} items and {len(target)} targets, expected one target an item.")
-        elif task == "classification" and (np.min(target) < 0 or np.max(target) >= classes):
-            problems.append(f"train: {where} targets run from {np.min(target)} to {np.max(target)}, expected 0 to {classes - 1}")
-            problems[-1] += f" as the head has {classes} outputs. Encode the classes, or give the head one output a class."
-        elif task == "multilabel" and np.shape(target) != (len(some), classes):
-            problems.append(
-                f"train: {where} targets have shape {np.shape(target)}, expected ({len(some)}, {classes}): one column a head output."
-            )
-        elif task == "regression" and (classes != 1 or np.ndim(target) != 1):
-            problems.append(f"train: {classes} head outputs and {np.ndim(target)}-d {where} targets, expected 1 output and 1-d targets.")
-    if batch_size < 1:
-        problems.append(f"train: batch_size is {batch_size}, expected at least 1.")
-    if items_per_epoch is not None and items_per_epoch < 1:
-        problems.append(f"train: items_per_epoch is {items_per_epoch}, expected at least 1.")
-    if patience is not None and (patience < 1 or not validation):
-        problems.append(
-            f"train: patience is {patience} {'with' if validation else 'without'} a validation part, expected at least 1, with one."
-        )
-    if class_weight is not None and task == "regression":
-        problems.append("train: class_weight with a regression, expected None as there are no classes.")
-    elif isinstance(class_weight, str) and class_weight != "balanced":
-        problems.append(f"train: class_weight is {class_weight!r}, expected 'balanced', one number a class, or None.")
-    elif class_weight is not None and not isinstance(class_weight, str) and np.shape(class_weight) != (classes,):
-        problems.append(f"train: class_weight has shape {np.shape(class_weight)}, expected ({classes},): one number a class.")
-    raise_all(problems)

@@ -1,0 +1,252 @@
+"""The only training loop: plays the phases of a Plan, epoch by epoch. Heavy: torch."""
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from graft import lora
+from graft.backbones.base import Backbone
+from graft.errors import GraftError
+from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
+from graft.memory import keep_freed
+from graft.records import Epoch, Phase, Plan, Step, Task
+from graft.train.feed import Feed, Ready, Turn
+from graft.train.precision import Precision, computes_in_bf16
+from graft.train.tasks import Loss, decode, encoded, task_loss
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+Labelled = tuple[Sequence[Any], np.ndarray]
+
+_WARM_UP = 0.1  # share of a phase's steps
+_WEIGHT_DECAY = 0.01  # AdamW's default in PyTorch
+
+
+@dataclass
+class Run:
+    """One play of a plan: what every phase needs, gathered once."""
+
+    backbone: Backbone
+    head: nn.Module
+    plan: Plan
+    task: Task
+    loss: Loss
+    metric: Metric | None
+    batch_size: int
+    seed: int
+    patience: int | None
+    augment: bool
+    items_per_epoch: int | None
+    precision: Precision
+    states: States | None
+    progress: Progress | None
+    best_score: float | None = None
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        self.device = device_of(self.backbone)
+        self.keeper = self.states or States()
+        self.private: list[Shelf] = []
+        # From this stage on weights are no longer those that the run came with.
+        self.untouched = 0 if self.plan.reset else self.backbone.depth
+
+    def play(self, items: Sequence[Any], y: np.ndarray, validation: Labelled | None) -> Generator[Epoch, None, None]:
+        keep_freed()
+        if any(any(phase.lr) for phase in self.plan.phases):
+            self.bf16 = computes_in_bf16(self.precision, self.backbone, self.head, items)
+        if self.plan.reset:
+            self.backbone.reset(self.seed)
+        if not self.plan.phases:
+            return
+        learning = [any(phase.lr[group] for phase in self.plan.phases) for group in range(self.backbone.depth)]
+        stages = [stage for stage, learns in zip(self.backbone.stages, learning, strict=True) if learns]
+        adapted = lora.add(stages, self.plan.lora_rank, self.seed) if self.plan.lora_rank else []
+        self.changing = nn.ModuleList([*stages, self.head])
+        anchored = any(phase.anchor for phase in self.plan.phases)
+        self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if anchored else {}
+        self.keep()
+        feed = Feed(self.backbone, items, self.batch_size)
+        judged = Feed(self.backbone, validation[0], self.batch_size) if validation else None
+        try:
+            for number, phase in enumerate(self.plan.phases):
+                yield from self.phase(number, phase, feed, encoded(y, self.task), judged, validation[1] if validation else None)
+                self.restore()
+        finally:
+            for shelf in self.private:
+                self.keeper.drop(shelf)
+            self.restore()
+            lora.merge(adapted)
+            self.backbone.requires_grad_(True).eval()
+            self.head.requires_grad_(True).eval()
+
+    def keep(self) -> None:
+        """Remember the weights as the best so far."""
+        self.kept = copy.deepcopy(self.changing.state_dict())
+
+    def restore(self) -> None:
+        """Put the best weights so far back in place."""
+        self.changing.load_state_dict(self.kept)
+
+    def phase(
+        self, number: int, phase: Phase, feed: Feed, target: torch.Tensor, judged: Feed | None, truth: np.ndarray | None
+    ) -> Generator[Epoch, None, None]:
+        learns = [rate > 0 and bool(group) for rate, group in zip(phase.lr, self.backbone.groups(), strict=True)]
+        boundary = learns.index(True) if any(learns) else self.backbone.depth
+        views = self.augment and self.backbone.modality == "image" and boundary < self.backbone.depth
+        self.backbone.eval()
+        self.place(feed, boundary, views)
+        if judged:
+            self.place(judged, boundary, False)
+        self.untouched = min(self.untouched, boundary)
+        begun_from = self.kept
+        if judged and self.best_score is None:
+            self.best_score = self.score(judged, truth)
+        optimiser = self.optimiser(phase, learns)
+        steps = phase.epochs * len(self.share(feed.batches(np.random.default_rng([self.seed, number]))))
+        warm = max(1, round(_WARM_UP * steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser,
+            lambda step: (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))),
+        )
+        waited = 0
+        for epoch in range(phase.epochs):
+            begun = time.perf_counter()
+            loss = self.epoch(number, epoch, phase, feed, target, learns, optimiser, schedule)
+            if not math.isfinite(loss) and self.bf16:
+                warnings.warn(
+                    f"training {self.backbone.name}: the loss became {loss} in bf16 in phase {number + 1}, epoch {epoch + 1}. "
+                    "The phase is begun again from its starting weights, and training continues in fp32.",
+                    stacklevel=2,
+                )
+                self.bf16 = False
+                self.changing.load_state_dict(begun_from)
+                yield from self.phase(number, phase, feed, target, judged, truth)
+                return
+            if not math.isfinite(loss):
+                yield Epoch(number, epoch, loss, None, time.perf_counter() - begun)
+                raise GraftError(
+                    f"training {self.backbone.name}: the loss became {loss} in phase {number + 1}, epoch {epoch + 1}, "
+                    "expected a finite number. The weights from before it are kept. "
+                    f"The highest rate was {max(*phase.lr, phase.head_lr):g}: try a tenth of it."
+                )
+            score = self.score(judged, truth) if judged else None
+            if score is None or self.best_score is None or score > self.best_score:
+                self.best_score, waited = score, 0
+                self.keep()
+            else:
+                waited += 1
+            yield Epoch(number, epoch, loss, score, time.perf_counter() - begun)
+            if self.patience is not None and waited >= self.patience:
+                return
+
+    def epoch(
+        self,
+        number: int,
+        epoch: int,
+        phase: Phase,
+        feed: Feed,
+        target: torch.Tensor,
+        learns: list[bool],
+        optimiser: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+    ) -> float:
+        """Mean loss over the items, or the first that is not finite."""
+        self.training_mode(phase, learns)
+        # Every draw of an epoch hangs on (seed, phase, epoch) alone, so that an epoch can be repeated by itself.
+        batches = self.share(feed.batches(np.random.default_rng([self.seed, number, epoch])))
+        turns = [Turn(self.seed, number, epoch, place) for place in range(len(batches))]
+        total, done, due = 0.0, 0, sum(map(len, batches))
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, number, epoch]).generate_state(1)[0]))
+            prepared = one_ahead(lambda pair: feed.prepare(*pair), zip(batches, turns, strict=True))
+            for batch, turn, ready in zip(batches, turns, prepared, strict=True):
+                logits = self.logits(feed, batch, turn, ready)
+                loss = self.loss(logits, target[batch].to(self.device))
+                value = loss.item()
+                if not math.isfinite(value):
+                    return value
+                optimiser.zero_grad()
+                loss.backward()
+                self.pull(phase, learns)
+                optimiser.step()
+                schedule.step()
+                total, done = total + value * len(batch), done + len(batch)
+                if self.progress:
+                    self.progress(Step(f"training {self.backbone.name}", done, due))
+        return total / done
+
+    def place(self, feed: Feed, boundary: int, views: bool) -> None:
+        """Move a feed to a phase's boundary."""
+        if boundary == self.untouched == self.backbone.depth:
+            feed.place(boundary, features=extract(self.backbone, feed.items, progress=self.progress))
+            return
+        shelf = None
+        if boundary and self.keeper.limit_bytes:
+            shelf = self.keeper.open(self.backbone, boundary, torch.bfloat16 if self.bf16 else torch.float32)
+            if self.states is None or boundary > self.untouched:
+                self.private.append(shelf)
+        feed.place(boundary, shelf=shelf, views=views, epochs=sum(phase.epochs for phase in self.plan.phases))
+
+    def logits(self, feed: Feed, batch: np.ndarray, turn: Turn | None, ready: Ready) -> torch.Tensor:
+        """What backbone and head say of a batch, (n, c) float32."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            features = self.backbone(feed.state(batch, turn, ready), start=feed.boundary)
+        # The head is small: all digits cost it nothing.
+        return self.head(features.float())
+
+    def share(self, batches: list[np.ndarray]) -> list[np.ndarray]:
+        """The batches of one epoch: all of a shuffled pass, or its first ones."""
+        return batches if self.items_per_epoch is None else batches[: max(1, round(self.items_per_epoch / self.batch_size))]
+
+    def training_mode(self, phase: Phase, learns: list[bool]) -> None:
+        """What learns is in training mode and has gradients; what is frozen has neither."""
+        self.backbone.set_trainable(learns)
+        if self.plan.lora_rank:
+            for stage, trained in zip(self.backbone.stages, learns, strict=True):
+                if trained:
+                    lora.train_only_updates(stage)
+        self.head.train(phase.head_lr > 0)
+        self.head.requires_grad_(phase.head_lr > 0)
+
+    def optimiser(self, phase: Phase, learns: list[bool]) -> torch.optim.Optimizer:
+        """AdamW with the phase's rates on what learns."""
+        self.training_mode(phase, learns)
+        rated = [(group, rate, phase.anchor == 0) for group, rate in zip(self.backbone.groups(), phase.lr, strict=True)]
+        groups = []
+        for parameters, rate, decays in [*rated, (list(self.head.parameters()), phase.head_lr, True)]:
+            # The anchor takes the place of weight decay; biases and norms are never decayed.
+            matrices = [parameter for parameter in parameters if parameter.requires_grad and parameter.ndim > 1 and decays]
+            rest = [parameter for parameter in parameters if parameter.requires_grad and not (parameter.ndim > 1 and decays)]
+            groups.append({"params": matrices, "lr": rate, "weight_decay": _WEIGHT_DECAY})
+            groups.append({"params": rest, "lr": rate, "weight_decay": 0.0})
+        return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+
+    def pull(self, phase: Phase, learns: list[bool]) -> None:
+        """Add the gradient of anchor / 2 * |w - w_start|^2."""
+        if phase.anchor:
+            for group, trained in zip(self.backbone.groups(), learns, strict=True):
+                for parameter in group if trained else ():
+                    if parameter.grad is not None:
+                        parameter.grad.add_(parameter.detach() - self.start[parameter], alpha=phase.anchor)
+
+    def score(self, feed: Feed, y: Any) -> float:
+        """The metric on the validation part; what is no number counts as worst."""
+        self.backbone.eval()
+        self.head.eval()
+        batches = feed.batches(None)
+        parts = []
+        with torch.no_grad():
+            for batch, ready in zip(batches, one_ahead(lambda batch: feed.prepare(batch, None), batches), strict=True):
+                parts.append(self.logits(feed, batch, None, ready).cpu())
+        logits = torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(batches)))]
+        score = (
+            self.metric(y, decode(logits, self.task)) if self.metric else -task_loss(self.task, None)(logits, encoded(y, self.task)).item()
+        )
+        return -math.inf if math.isnan(score) else float(score)
