@@ -70,16 +70,17 @@ def measure(name, shared, n_items, epochs, precision, against):
     import torch
 
     from graft.features import States
+    from graft.records import Recipe
     from graft.train import train
 
     backbone, items, y = material(name, shared, n_items)
     plan = last_stage(backbone, epochs)
     head = torch.nn.Linear(backbone.width, int(y.max()) + 1)
     with States(0) as nothing, States() as states:
-        options = {"task": "classification", "augment": False}
+        recipes = [Recipe(augment=False, precision=chosen) for chosen in (against, precision)]
         ways = [
-            train(copy.deepcopy(backbone), copy.deepcopy(head), plan, items, y, states=keeper, precision=chosen, **options)
-            for keeper, chosen in ((nothing, against), (states, precision))
+            train(copy.deepcopy(backbone), copy.deepcopy(head), plan, items, y, task="classification", recipe=recipe, states=keeper)
+            for keeper, recipe in zip((nothing, states), recipes, strict=True)
         ]
         pairs = list(zip(*ways, strict=True))
     seconds = np.array([[event.seconds for event in pair] for pair in pairs])

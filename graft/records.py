@@ -1,5 +1,6 @@
 """The words graft's rooms speak to each other in: plans, scores, verdicts, findings, events, results. Data only."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -35,6 +36,29 @@ class Plan:
     lora_rank: int = 0
     tap: str = "pooled"
     views: int = 1
+
+
+Precision = Literal["auto", "fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a plan is played, whatever the plan.
+
+    batch_size: items of a step. class_weight: None, "balanced", or one weight a class. patience: epochs of a phase without a better
+    score on the validation part after which the phase ends, None = never. augment: images are seen in random views in phases in
+    which a layer group learns. items_per_epoch: an epoch ends after about so many, so that large data is scored more often than once
+    a pass; None = all of them. precision: "fp32"; "bf16", in which the backbone computes while weights, head, loss and optimiser stay
+    float32; "auto": bf16 where the processor has it and a step is at least 1.2 times as fast.
+    """
+
+    batch_size: int = 32
+    class_weight: str | Sequence[float] | None = None
+    patience: int | None = None
+    augment: bool = True
+    items_per_epoch: int | None = None
+    precision: Precision = "auto"
 
 
 @dataclass(frozen=True)

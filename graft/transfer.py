@@ -26,7 +26,7 @@ from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
 from graft.features import States, device_of, extract, machine, remembered, throughput
 from graft.heads import LINKS, LinearHead, fit_head
-from graft.records import TASKS, Epoch, Event, Phase, Plan, Task
+from graft.records import TASKS, Epoch, Event, Phase, Plan, Recipe, Task
 from graft.strategies import make_plan
 from graft.train import train
 
@@ -273,11 +273,13 @@ class Transfer(ClassifierMixin, BaseEstimator):
             target,
             task=self.task_,
             validation=validation,
-            seed=self.random_state,
-            class_weight=self.class_weight,
-            patience=self._patience(plan) if validation else None,
+            recipe=Recipe(
+                class_weight=self.class_weight,
+                patience=self._patience(plan) if validation else None,
+                items_per_epoch=items_per_epoch,
+            ),
             metric=better,
-            items_per_epoch=items_per_epoch,
+            seed=self.random_state,
             states=states,
             progress=progress,
         ):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from torch.nn import functional
 from graft.backbones.tiny import load
 from graft.errors import GraftError
 from graft.features import States, extract
-from graft.records import Epoch, Phase, Plan
+from graft.records import Epoch, Phase, Plan, Recipe
 from graft.strategies import STRATEGIES, make_plan
 from graft.train import decode, predict_outputs, tensorboard_writer, train
 from graft.train.feed import Feed
 from graft.train.tasks import class_weights
 
 RATE = 1e-2
+RECIPE = {field.name for field in fields(Recipe)}
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +45,12 @@ def make_head(outputs=3, seed=0):
 
 
 def play(kind, plan, *, backbone=None, head=None, data=None, task="classification", **options):
-    """Events, backbone and head of one run; a name is made a plan of 4 epochs."""
+    """Events, backbone and head of one run; a name is made a plan of 4 epochs. options: of the recipe, or of `train`."""
     backbone, head = backbone or load(kind), head or make_head()
     items, y = data or make_data(kind)
     plan = make_plan(plan, backbone.depth, 4, RATE) if isinstance(plan, str) else plan
-    return list(train(backbone, head, plan, items, y, task=task, **options)), backbone, head
+    recipe = Recipe(**{name: options.pop(name) for name in RECIPE & set(options)})
+    return list(train(backbone, head, plan, items, y, task=task, recipe=recipe, **options)), backbone, head
 
 
 def weights(*modules):
@@ -298,7 +301,7 @@ def test_a_rate_that_diverges_is_named_and_finite_weights_are_kept(validated):
     plan = Plan((Phase(2, (0.0,) * 4, RATE), Phase(5, (1e30,) * 4, 1e30)))
     options = {"validation": make_data("image", 9)} if validated else {}
     with pytest.raises(GraftError, match=r"tiny:image: the loss became nan in phase 2, epoch \d.*highest rate was 1e\+30: try a tenth"):
-        for event in train(backbone, head, plan, *make_data("image"), task="classification", batch_size=16, **options):
+        for event in train(backbone, head, plan, *make_data("image"), task="classification", recipe=Recipe(batch_size=16), **options):
             events.append(event)
     assert math.isnan(events[-1].loss) and events[-1].score is None
     assert all(tensor.isfinite().all() for tensor in weights(backbone, head).values())
@@ -315,7 +318,8 @@ def test_images_are_seen_in_random_views_only_where_a_group_learns(augment, view
         return prepare(items, rng)
 
     backbone._prepare = spy
-    for event in train(backbone, make_head(), make_plan("lp_ft", 4, 2, RATE), *make_data("image"), task="classification", augment=augment):
+    plan, recipe = make_plan("lp_ft", 4, 2, RATE), Recipe(augment=augment)
+    for event in train(backbone, make_head(), plan, *make_data("image"), task="classification", recipe=recipe):
         phase[0] = event.phase + 1
     assert seen == viewed
 

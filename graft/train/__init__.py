@@ -10,13 +10,11 @@ import torch
 from torch import nn
 
 from graft.backbones.base import Backbone
-from graft.errors import GraftError, near_miss
 from graft.features import Progress, States, device_of, extract
 from graft.optional import require
-from graft.records import Epoch, Plan, Task
+from graft.records import Epoch, Plan, Recipe, Task
 from graft.train.check import check, n_outputs
 from graft.train.loop import Labelled, Metric, Run
-from graft.train.precision import PRECISIONS, Precision
 from graft.train.tasks import class_weights, decode, task_loss
 
 __all__ = ["decode", "predict_outputs", "tensorboard_writer", "train"]
@@ -32,13 +30,8 @@ def train(
     task: Task,
     validation: Labelled | None = None,
     metric: Metric | None = None,
-    batch_size: int = 32,
+    recipe: Recipe = Recipe(),
     seed: int = 0,
-    class_weight: str | np.ndarray | None = None,
-    patience: int | None = None,
-    augment: bool = True,
-    items_per_epoch: int | None = None,
-    precision: Precision = "auto",
     states: States | None = None,
     progress: Progress | None = None,
 ) -> Generator[Epoch, None, None]:
@@ -48,12 +41,8 @@ def train(
     y: encoded targets, see Dataset.target; regression targets are best standardised.
     validation: (items, y) scored before the first and after every epoch. metric: (y, outputs) -> number, higher is
     better; the negative loss unless given.
-    class_weight: "balanced", or one weight a class. patience: epochs of a phase without a better score after which the
-    phase ends. augment: images are seen in random views in phases in which a layer group learns.
-    items_per_epoch: an epoch ends after about so many, so that large data is scored more often than once a pass; all of
-    them unless given. precision: "fp32"; "bf16", in which the backbone computes while weights, head, loss and optimiser stay
-    float32; "auto": bf16 where the processor has it and a step is at least 1.2 times as fast. states: keeps what frozen stages
-    gave beyond this call, for others that start from the same weights. progress: is told a Step after each batch.
+    recipe: batch size, early stopping, precision and the like. states: keeps what frozen stages gave beyond this call, for others that
+    start from the same weights. progress: is told a Step after each batch.
 
     With a validation part the best weights so far start each phase and are what is left at the end, the starting weights
     among them; without one the last finished epoch is. This holds however it ends: finished, closed early, or on an error.
@@ -65,11 +54,9 @@ def train(
     the phase is begun again in fp32 instead, with a warning.
     """
     classes = n_outputs(backbone, head.to(device_of(backbone)))
-    check(backbone, plan, items, y, task, classes, validation, batch_size, class_weight, patience, items_per_epoch)
-    if precision not in PRECISIONS:
-        raise GraftError(f"train: precision is {precision!r}, expected one of {', '.join(PRECISIONS)}.{near_miss(precision, PRECISIONS)}")
-    loss = task_loss(task, class_weights(task, y, classes, class_weight, device_of(backbone)))
-    run = Run(backbone, head, plan, task, loss, metric, batch_size, seed, patience, augment, items_per_epoch, precision, states, progress)
+    check(backbone, plan, recipe, items, y, task, classes, validation)
+    loss = task_loss(task, class_weights(task, y, classes, recipe.class_weight, device_of(backbone)))
+    run = Run(backbone, head, plan, recipe, task, loss, metric, seed, states, progress)
     return run.play(items, y, validation)
 
 

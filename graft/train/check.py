@@ -10,7 +10,7 @@ from torch import nn
 from graft.backbones.base import Backbone
 from graft.errors import GraftError, near_miss, raise_all
 from graft.features import device_of
-from graft.records import TASKS, Plan, Task
+from graft.records import PRECISIONS, TASKS, Plan, Recipe, Task
 from graft.strategies import check_plan
 from graft.train.loop import Labelled
 
@@ -25,15 +25,12 @@ def n_outputs(backbone: Backbone, head: nn.Module) -> int:
 def check(
     backbone: Backbone,
     plan: Plan,
+    recipe: Recipe,
     items: Sequence[Any],
     y: np.ndarray,
     task: Task,
     classes: int,
     validation: Labelled | None,
-    batch_size: int,
-    class_weight: str | np.ndarray | None,
-    patience: int | None,
-    items_per_epoch: int | None,
 ) -> None:
     """Raise one GraftError that lists all that does not fit."""
     if task not in TASKS:
@@ -54,18 +51,22 @@ def check(
             )
         elif task == "regression" and (classes != 1 or np.ndim(target) != 1):
             problems.append(f"train: {classes} head outputs and {np.ndim(target)}-d {where} targets, expected 1 output and 1-d targets.")
-    if batch_size < 1:
-        problems.append(f"train: batch_size is {batch_size}, expected at least 1.")
-    if items_per_epoch is not None and items_per_epoch < 1:
-        problems.append(f"train: items_per_epoch is {items_per_epoch}, expected at least 1.")
-    if patience is not None and (patience < 1 or not validation):
+    if recipe.batch_size < 1:
+        problems.append(f"train: batch_size is {recipe.batch_size}, expected at least 1.")
+    if recipe.items_per_epoch is not None and recipe.items_per_epoch < 1:
+        problems.append(f"train: items_per_epoch is {recipe.items_per_epoch}, expected at least 1.")
+    if recipe.patience is not None and (recipe.patience < 1 or not validation):
         problems.append(
-            f"train: patience is {patience} {'with' if validation else 'without'} a validation part, expected at least 1, with one."
+            f"train: patience is {recipe.patience} {'with' if validation else 'without'} a validation part, expected at least 1, with one."
         )
+    class_weight = recipe.class_weight
     if class_weight is not None and task == "regression":
         problems.append("train: class_weight with a regression, expected None as there are no classes.")
     elif isinstance(class_weight, str) and class_weight != "balanced":
         problems.append(f"train: class_weight is {class_weight!r}, expected 'balanced', one number a class, or None.")
     elif class_weight is not None and not isinstance(class_weight, str) and np.shape(class_weight) != (classes,):
         problems.append(f"train: class_weight has shape {np.shape(class_weight)}, expected ({classes},): one number a class.")
+    if recipe.precision not in PRECISIONS:
+        problems.append(f"train: precision is {recipe.precision!r}, expected one of {', '.join(PRECISIONS)}.")
+        problems[-1] += near_miss(recipe.precision, PRECISIONS)
     raise_all(problems)

@@ -17,9 +17,9 @@ from graft.backbones.base import Backbone
 from graft.errors import GraftError
 from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
 from graft.memory import keep_freed
-from graft.records import Epoch, Phase, Plan, Step, Task
+from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
 from graft.train.feed import Feed, Ready, Turn
-from graft.train.precision import Precision, computes_in_bf16
+from graft.train.precision import computes_in_bf16
 from graft.train.tasks import Loss, decode, encoded, task_loss
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -36,15 +36,11 @@ class Run:
     backbone: Backbone
     head: nn.Module
     plan: Plan
+    recipe: Recipe
     task: Task
     loss: Loss
     metric: Metric | None
-    batch_size: int
     seed: int
-    patience: int | None
-    augment: bool
-    items_per_epoch: int | None
-    precision: Precision
     states: States | None
     progress: Progress | None
     best_score: float | None = None
@@ -60,7 +56,7 @@ class Run:
     def play(self, items: Sequence[Any], y: np.ndarray, validation: Labelled | None) -> Generator[Epoch, None, None]:
         keep_freed()
         if any(any(phase.lr) for phase in self.plan.phases):
-            self.bf16 = computes_in_bf16(self.precision, self.backbone, self.head, items)
+            self.bf16 = computes_in_bf16(self.recipe.precision, self.backbone, self.head, items)
         if self.plan.reset:
             self.backbone.reset(self.seed)
         if not self.plan.phases:
@@ -72,8 +68,8 @@ class Run:
         anchored = any(phase.anchor for phase in self.plan.phases)
         self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if anchored else {}
         self.keep()
-        feed = Feed(self.backbone, items, self.batch_size)
-        judged = Feed(self.backbone, validation[0], self.batch_size) if validation else None
+        feed = Feed(self.backbone, items, self.recipe.batch_size)
+        judged = Feed(self.backbone, validation[0], self.recipe.batch_size) if validation else None
         try:
             for number, phase in enumerate(self.plan.phases):
                 yield from self.phase(number, phase, feed, encoded(y, self.task), judged, validation[1] if validation else None)
@@ -99,7 +95,7 @@ class Run:
     ) -> Generator[Epoch, None, None]:
         learns = [rate > 0 and bool(group) for rate, group in zip(phase.lr, self.backbone.groups(), strict=True)]
         boundary = learns.index(True) if any(learns) else self.backbone.depth
-        views = self.augment and self.backbone.modality == "image" and boundary < self.backbone.depth
+        views = self.recipe.augment and self.backbone.modality == "image" and boundary < self.backbone.depth
         self.backbone.eval()
         self.place(feed, boundary, views)
         if judged:
@@ -143,7 +139,7 @@ class Run:
             else:
                 waited += 1
             yield Epoch(number, epoch, loss, score, time.perf_counter() - begun)
-            if self.patience is not None and waited >= self.patience:
+            if self.recipe.patience is not None and waited >= self.recipe.patience:
                 return
 
     def epoch(
@@ -203,7 +199,11 @@ class Run:
 
     def share(self, batches: list[np.ndarray]) -> list[np.ndarray]:
         """The batches of one epoch: all of a shuffled pass, or its first ones."""
-        return batches if self.items_per_epoch is None else batches[: max(1, round(self.items_per_epoch / self.batch_size))]
+        return (
+            batches
+            if self.recipe.items_per_epoch is None
+            else batches[: max(1, round(self.recipe.items_per_epoch / self.recipe.batch_size))]
+        )
 
     def training_mode(self, phase: Phase, learns: list[bool]) -> None:
         """What learns is in training mode and has gradients; what is frozen has neither."""

@@ -2,16 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from graft.backbones.base import Backbone, State
 from graft.features import device_of, has_bfloat16, machine, remembered, to_device
-
-Precision = Literal["auto", "fp32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16")
+from graft.records import Precision
 
 # What bf16 must gain to be worth its three digits.
 _LEAST_GAIN = 1.2

@@ -1,6 +1,6 @@
 """What a task is to the loop: its targets as a tensor, its loss, and what its logits say. Heavy: torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -24,19 +24,20 @@ def task_loss(task: Task, weight: torch.Tensor | None) -> Loss:
 
 
 def class_weights(
-    task: Task, y: np.ndarray, classes: int, class_weight: str | np.ndarray | None, device: torch.device
+    task: Task, y: np.ndarray, classes: int, class_weight: str | Sequence[float] | None, device: torch.device
 ) -> torch.Tensor | None:
     """(c,) weights: of each class, or of each label's positives for multilabel. A class without items weighs 1."""
     if class_weight is None:
         return None
+    weights = np.asarray(class_weight)
     if isinstance(class_weight, str):
         if task == "classification":
             counts = np.bincount(y, minlength=classes)
-            class_weight = np.where(counts, len(y) / (np.maximum(counts, 1) * np.count_nonzero(counts)), 1.0)
+            weights = np.where(counts, len(y) / (np.maximum(counts, 1) * np.count_nonzero(counts)), 1.0)
         else:
             counts = y.sum(0)
-            class_weight = np.where(counts, (len(y) - counts) / np.maximum(counts, 1), 1.0)
-    return torch.as_tensor(np.asarray(class_weight), dtype=torch.float32, device=device)
+            weights = np.where(counts, (len(y) - counts) / np.maximum(counts, 1), 1.0)
+    return torch.as_tensor(weights, dtype=torch.float32, device=device)
 
 
 def decode(logits: torch.Tensor, task: Task) -> np.ndarray:
