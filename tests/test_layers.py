@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "graft"
 # Lowest first. A room is a file or a folder of graft/. Rooms on one floor never import each other.
 FLOORS = (
     ("errors",),
-    ("optional", "registry", "records", "items", "files", "budget", "memory", "torchvision_ops"),
+    ("optional",),
+    ("registry", "records", "items", "files", "budget", "memory", "processes", "torchvision_ops"),
     ("data", "backbones", "evaluate", "explain", "audit", "monitor"),
     ("features", "strategies", "heads", "baselines", "transferability", "shift", "align", "testtime", "pretext", "fewshot", "fuse", "lora"),
     ("train", "auto"),
@@ -23,7 +24,7 @@ DOORS = ("__init__", "__main__", "cli")
 
 HEAVY = {
     "torch", "timm", "transformers", "torchvision", "sentence_transformers", "datasets", "pandas", "pyarrow", "scipy", "sklearn", "skimage",
-    "matplotlib", "jinja2", "peft", "tensorboard",
+    "matplotlib", "jinja2", "peft", "accelerate", "tensorboard",
 }  # fmt: skip
 TORCH = {"torch", "timm", "transformers", "torchvision", "sentence_transformers"}
 # What a room may import at the top of its files; torch's circle is the dearest and the most confined.

@@ -1,0 +1,77 @@
+"""Several processes: the same values everywhere, sums over all, and nothing at all where there is only one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from graft import processes
+from graft.errors import GraftError
+
+TOGETHER = """
+import json, sys, torch
+from graft import processes
+here = processes.place()
+tensors = [torch.full((2, 3), float(here + 1)), torch.tensor([10.0 * (here + 1)])]
+processes.add_up(tensors)
+said = {
+    "count": processes.count(),
+    "first": processes.first(),
+    "share": list(processes.share([0, 1, 2, 3, 4])),
+    "from_first": processes.from_first({"place": here}),
+    "gathered": processes.gathered(f"p{here}"),
+    "sums": [tensor.flatten().tolist() for tensor in tensors],
+}
+with open(f"{sys.argv[1]}/{here}.json", "w") as file:
+    json.dump(said, file)
+"""
+
+
+def launch(script, *arguments, n=2, timeout=240):
+    """Run a script in n processes that work together; returns what they printed. They talk over this machine's loopback."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n), str(script), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_values_are_shared_and_sums_go_over_all_processes(tmp_path):
+    pytest.importorskip("accelerate")
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
+    launch(script, tmp_path)
+    one, other = (json.loads((tmp_path / f"{place}.json").read_text()) for place in range(2))
+    assert (one.pop("first"), other.pop("first")) == (True, False)
+    assert (one.pop("share"), other.pop("share")) == ([0, 2, 4], [1, 3])
+    assert (
+        one
+        == other
+        == {
+            "count": 2,
+            "from_first": {"place": 0},
+            "gathered": ["p0", "p1"],
+            "sums": [[3.0] * 6, [30.0]],
+        }
+    )
+
+
+def test_a_single_process_keeps_everything_to_itself(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    tensor, value = torch.ones(3), object()
+    processes.add_up([tensor])
+    assert (processes.count(), processes.place(), processes.first()) == (1, 0, True)
+    assert processes.share([1, 2, 3]) == [1, 2, 3] and processes.from_first(value) is value and processes.gathered(value) == [value]
+    assert tensor.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_launch_without_accelerate_names_the_extra_to_install(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    processes._tools.cache_clear()
+    with pytest.raises(GraftError, match=r"pip install 'graft\[scale\]'"):
+        processes.from_first(1)
