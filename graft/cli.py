@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graft import processes
 from graft.budget import budget_seconds
 from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.files import replacing
@@ -51,6 +53,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Same seed, same numbers.")]
 def main() -> None:
     """Run the command; what the user can mend is one message on stderr and exit code 2."""
     warnings.showwarning = _show_warning
+    if not processes.first():
+        # One of several processes speaks; what another one prints besides is a traceback, which must be seen.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, until the end
     try:
         app()
     except GraftError as error:
@@ -439,7 +444,7 @@ def _progress() -> Iterator[Progress | None]:
     from rich.console import Console
 
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
+    if not console.is_terminal or not processes.first():
         yield lambda event: _say(event.text) if isinstance(event, Note) else None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -471,7 +476,8 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    if processes.first():
+        typer.echo(line, err=True)
 
 
 def _rate(cell: str | float) -> str:

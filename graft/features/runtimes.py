@@ -21,7 +21,7 @@ from torch import nn
 from graft.backbones.base import State
 from graft.errors import GraftError
 from graft.features.batches import device_of, has_bfloat16, to_device
-from graft.features.store import LAYOUT, cache_folder, recalled, remembered
+from graft.features.store import LAYOUT, cache_folder, recalled, remembered_here
 from graft.features.taps import Tapped
 from graft.optional import require
 from graft.registry import Registry
@@ -232,7 +232,7 @@ class _Bench:
     def speed(self, name: str) -> float:
         """Items a second on the sample, remembered."""
         if name not in self.speeds:
-            self.speeds[name] = remembered(self._speed(name), lambda: self.n / _seconds(self.built(name), self.sample))
+            self.speeds[name] = remembered_here(self._speed(name), lambda: self.n / _seconds(self.built(name), self.sample))
         return self.speeds[name]
 
     def disagreed(self, name: str) -> bool:
@@ -263,7 +263,7 @@ class _Bench:
                 ) from error
             self.runs[name] = run
             if RUNTIMES[name].setup_seconds and not opened:
-                remembered(self._setup(name), lambda: time.perf_counter() - begun)
+                remembered_here(self._setup(name), lambda: time.perf_counter() - begun)
         return self.runs[name]
 
     def _check(self, name: str, run: Run) -> None:
@@ -276,7 +276,7 @@ class _Bench:
                 got = run(self.sample).float().cpu().split([part.shape[1] for part in self.wanted], dim=1)
             return max(1 - _least_cosine(one, other) for one, other in zip(got, self.wanted, strict=True))
 
-        away = self.away[name] = remembered(self._agreement(name), measure) if self.keep else measure()
+        away = self.away[name] = remembered_here(self._agreement(name), measure) if self.keep else measure()
         if not away <= 1 - LEAST_COSINE:
             raise GraftError(
                 f"runtime {name}: features of {self.network.backbone.name} have cosine {1 - away:.4g} to PyTorch's in float32 on the first "

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from graft import processes
 from graft.files import replacing
 
 # Part of every cache path: raised when the layout of the files or the meaning of a feature changes.
@@ -37,13 +38,24 @@ def cache_folder() -> Path:
 def remembered(what: str, measure: Callable[[], float]) -> float:
     """A number measured once on this machine and found again in the cache folder, so that what is decided by it repeats.
 
-    what: names the number, with all that it depends on. measure: called where it is not known yet.
+    what: names the number, with all that it depends on. measure: called where it is not known yet. Where several processes work
+    together all of them must call this, and the first one's number is everybody's.
     """
-    if (known := recalled(what)) is not None:
+    if (known := processes.from_first(recalled(what))) is not None:
         return known
     # Rounded, so that the file and a first run hold the same number.
+    value = processes.from_first(float(f"{measure():.4g}"))
+    if processes.first():
+        _keep(what, value)
+    return value
+
+
+def remembered_here(what: str, measure: Callable[[], float]) -> float:
+    """`remembered` for what each process may find out for itself."""
+    if (known := recalled(what)) is not None:
+        return known
     value = float(f"{measure():.4g}")
-    _write_or_warn(_measured(what), lambda file: file.write(json.dumps({"what": what, "value": value}).encode()))
+    _keep(what, value)
     return value
 
 
@@ -57,6 +69,10 @@ def recalled(what: str) -> float | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         warnings.warn(f"{path}: unreadable ({error}); measured again.", stacklevel=3)
         return None
+
+
+def _keep(what: str, value: float) -> None:
+    _write_or_warn(_measured(what), lambda file: file.write(json.dumps({"what": what, "value": value}).encode()))
 
 
 def _measured(what: str) -> Path:
