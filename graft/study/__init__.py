@@ -18,6 +18,7 @@ from graft.data import Dataset, check, load
 from graft.errors import GraftError
 from graft.evaluate import confusion, per_class
 from graft.items import open_image
+from graft.outputs import cells, decision, words
 from graft.records import Epoch, Event, Mistake, Note, Result, Verdict
 from graft.report import write_report
 from graft.study import folder
@@ -307,28 +308,13 @@ def _predictions(judged: Judged) -> tuple[list[str], list[list[Any]]]:
     rows = []
     for fold, ((_, test), outputs) in enumerate(zip(judged.parts.folds, judged.outputs[TRANSFER], strict=True)):
         for i, output in zip(test, outputs, strict=True):
-            cells = [] if dataset.task == "regression" else [f"{value:.6f}" for value in output]
-            rows.append([dataset.ids[i], fold, _words(dataset, material.target[i]), _words(dataset, _decision(dataset, output)), *cells])
+            label = words(material.target[i], material.task, classes)
+            rows.append([dataset.ids[i], fold, label, *cells(output, material.task, classes)])
     return header, rows
 
 
-def _decision(dataset: Dataset, output: Any) -> Any:
-    if dataset.task == "regression":
-        return output
-    return output.argmax() if dataset.task == "classification" else output >= 0.5
-
-
-def _words(dataset: Dataset, value: Any) -> str:
-    """A target or decision as the user would write it; several labels are joined by "|"."""
-    if dataset.task == "regression":
-        return f"{float(value):.6g}"
-    if dataset.task == "classification":
-        return dataset.classes[int(value)]
-    return "|".join(name for name, has in zip(dataset.classes, value, strict=True) if has)
-
-
 def _mistakes(material: Material, index: np.ndarray, outputs: np.ndarray) -> list[Mistake]:
-    dataset = material.dataset
+    dataset, task, classes = material.dataset, material.task, material.dataset.classes
     mistakes = []
     for place in most_wrong(material, index, outputs)[:_MISTAKES]:
         item, output = dataset.items[int(index[place])], outputs[place]
@@ -336,9 +322,9 @@ def _mistakes(material: Material, index: np.ndarray, outputs: np.ndarray) -> lis
         mistakes.append(
             Mistake(
                 id=str(dataset.ids[index[place]]),
-                true=_words(dataset, material.target[index[place]]),
-                predicted=_words(dataset, _decision(dataset, output)),
-                probability=float(output.max()) if dataset.task == "classification" else None,
+                true=words(material.target[index[place]], task, classes),
+                predicted=words(decision(output, task), task, classes),
+                probability=float(output.max()) if task == "classification" else None,
                 text=None if image else str(item),
                 image=image,
             )
