@@ -1,7 +1,5 @@
 """Experiments: candidates on folds, with the controls, under a time budget -> Study. Fits nothing itself."""
 
-import importlib.metadata
-import platform
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,26 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from graft import __version__
 from graft.auto import AUTO
 from graft.backbones import load_backbone, shortlist
 from graft.data import Dataset, check, load
 from graft.errors import GraftError
 from graft.evaluate import confusion, per_class
-from graft.items import open_image
-from graft.outputs import cells, decision, words
-from graft.records import Epoch, Event, Mistake, Note, Result, Verdict
+from graft.records import Event, Mistake, Result, Verdict
 from graft.report import write_report
-from graft.study import folder
+from graft.study import folder, tell
 from graft.study.controls import SCRATCH, Classical, Scratch
 from graft.study.curve import label_curve
-from graft.study.judge import TRANSFER, Judged, judge_classical, judge_scratch, judge_transfer, most_wrong, parts
+from graft.study.judge import TRANSFER, Judged, judge_classical, judge_scratch, judge_transfer, parts
+from graft.study.log import Log
 from graft.study.material import Candidate, Material, choose_metric, known_strategies
 from graft.study.times import Clock, affordable, resolve_budget
 from graft.transfer import Transfer
-
-_MISTAKES = 12
-_LIBRARIES = ("numpy", "scikit-learn", "torch", "timm", "transformers", "pandas", "pyarrow", "pillow")
 
 __all__ = ["Study", "rank", "run"]
 
@@ -87,7 +80,7 @@ def run(
     seconds = resolve_budget(budget)
     named = known_strategies(_listed(strategy) or ())
     path = folder.prepare(out) if out is not None else None
-    log = _Log(path / "log.txt" if path else None, progress)
+    log = Log(path / "log.txt" if path else None, progress)
 
     dataset = check(data if isinstance(data, Dataset) else load(data), progress=log)
     assert dataset.task is not None and dataset.target is not None  # what `load` gives is labelled
@@ -148,7 +141,7 @@ def run(
     judge_classical(judged, classical)
     scratch = Scratch(clock, chosen.backbone, plan)
     judge_scratch(judged, scratch)
-    controls = _controls(judged, classical, scratch)
+    controls = tell.control_rows(judged, classical, scratch)
     controls[SCRATCH]["transfer_seconds"] = spent
     log.note("controls: " + ", ".join(f"{name} {row['score']:.3f}" for name, row in controls.items()))
     curve = label_curve(judged, chosen, classical, scratch)
@@ -170,10 +163,10 @@ def run(
         seconds=time.perf_counter() - begun,
         controls=controls,
         verdict=asdict(verdict),
-        candidates=final.rows or _tried(model, chosen) or [_judged_row(chosen, judged, spent)],
+        candidates=final.rows or tell.tried(model, chosen) or [tell.judged_row(chosen, judged, spent)],
         ranking=ranking,
         findings=[asdict(finding) for finding in dataset.findings],
-        versions=_versions(),
+        versions=tell.versions(),
         data=dataset.name,
         modality=dataset.modality,
         classes=list(dataset.classes),
@@ -183,12 +176,12 @@ def run(
         per_class=per_class(material.target[index], outputs, dataset.classes) if classified else [],
         confusion=confusion(material.target[index], outputs).tolist() if dataset.task == "classification" else [],
         label_curve=curve,
-        weights=[_weights(material, name) for name in material.backbones],
+        weights=[tell.weights(material, name) for name in material.backbones],
         command=command or f"graft.run({dataset.name!r}, backbone={list(material.backbones)!r}, strategy={strategies!r}, seed={seed})",
     )
-    study = Study(result, verdict, model, _mistakes(material, index, outputs), {name: judged.scores(name) for name in judged.outputs})
+    study = Study(result, verdict, model, tell.mistakes(material, index, outputs), {name: judged.scores(name) for name in judged.outputs})
     if path:
-        header, rows = _predictions(judged)
+        header, rows = tell.predictions(judged)
         folder.write(path, result, model, header, rows, settings, study.mistakes, study.fold_scores)
         log.note(f"done in {time.perf_counter() - begun:.0f} s")
     return study
@@ -210,33 +203,6 @@ def rank(
     for note in left_out:
         warnings.warn(note, stacklevel=2)
     return material.rank(train)
-
-
-class _Log:
-    """Passes events on, and writes what is worth keeping to log.txt."""
-
-    def __init__(self, path: Path | None, progress: Callable[[Event], None] | None) -> None:
-        self.path, self.progress, self.begun = path, progress, time.perf_counter()
-        if path:
-            path.write_text("", encoding="utf-8")
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Epoch):
-            score = "" if event.score is None else f", score {event.score:.4f}"
-            self.note(f"phase {event.phase + 1}, epoch {event.epoch + 1}: loss {event.loss:.4f}{score}, {event.seconds:.1f} s")
-        if self.progress:
-            self.progress(event)
-
-    def say(self, text: str) -> None:
-        """Something to read before time is spent."""
-        self.note(text)
-        if self.progress:
-            self.progress(Note(text))
-
-    def note(self, text: str) -> None:
-        if self.path:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(f"{time.perf_counter() - self.begun:8.1f} s  {text}\n")
 
 
 def _listed(names: str | Sequence[str] | None) -> list[str] | None:
@@ -264,90 +230,3 @@ def _material(
         )
     stages = "head2toe" in strategies or (AUTO in strategies and dataset.modality == "image")
     return Material(dataset, loaded, metric, seed, "stages" if stages else "pooled", progress), notes
-
-
-def _controls(judged: Judged, classical: Classical, scratch: Scratch) -> dict[str, dict[str, Any]]:
-    rows = {}
-    for name, seconds, note in ((SCRATCH, scratch.seconds, scratch.note()), (classical.name, classical.seconds, "")):
-        score = judged.score(name)
-        rows[name] = {
-            "score": score.value,
-            "interval": score.interval,
-            "seconds": seconds,
-            "folds": len(judged.outputs[name]),
-            "note": note,
-        }
-    return rows
-
-
-def _tried(model: Transfer, chosen: Candidate) -> list[dict[str, Any]]:
-    """What `auto` tried on the way to the model."""
-    return [
-        {
-            "backbone": chosen.backbone,
-            "strategy": rung.strategy,
-            "score": rung.score.value,
-            "interval": rung.score.interval,
-            "n": rung.score.n,
-            "seconds": rung.seconds,
-        }
-        for rung in (model.climb_.rungs if model.climb_ else ())
-    ]
-
-
-def _judged_row(candidate: Candidate, judged: Judged, seconds: float) -> dict[str, Any]:
-    score = judged.score(TRANSFER)
-    return {**asdict(candidate), "score": score.value, "interval": score.interval, "n": score.n, "seconds": seconds}
-
-
-def _predictions(judged: Judged) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of predictions.csv: every held-out answer, each with its fold."""
-    material = judged.material
-    dataset, classes = material.dataset, material.dataset.classes
-    header = ["id", "fold", "label", "prediction", *(f"probability {name}" for name in classes)]
-    rows = []
-    for fold, ((_, test), outputs) in enumerate(zip(judged.parts.folds, judged.outputs[TRANSFER], strict=True)):
-        for i, output in zip(test, outputs, strict=True):
-            label = words(material.target[i], material.task, classes)
-            rows.append([dataset.ids[i], fold, label, *cells(output, material.task, classes)])
-    return header, rows
-
-
-def _mistakes(material: Material, index: np.ndarray, outputs: np.ndarray) -> list[Mistake]:
-    dataset, task, classes = material.dataset, material.task, material.dataset.classes
-    mistakes = []
-    for place in most_wrong(material, index, outputs)[:_MISTAKES]:
-        item, output = dataset.items[int(index[place])], outputs[place]
-        image = open_image(item, 160) if dataset.modality == "image" else None
-        mistakes.append(
-            Mistake(
-                id=str(dataset.ids[index[place]]),
-                true=words(material.target[index[place]], task, classes),
-                predicted=words(decision(output, task), task, classes),
-                probability=float(output.max()) if task == "classification" else None,
-                text=None if image else str(item),
-                image=image,
-            )
-        )
-    return mistakes
-
-
-def _weights(material: Material, name: str) -> dict[str, Any]:
-    backbone = material.backbones[name]
-    return {
-        "backbone": name,
-        "licence": backbone.card.get("licence", ""),
-        "pretrained_on": backbone.card.get("pretrained_on", ""),
-        "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-        "fingerprint": backbone.fingerprint(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    versions = {"graft": __version__, "python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            versions[library] = "not installed"
-    return versions
