@@ -1,56 +1,68 @@
-"""What a study tells: the rows of its result, its predictions and mistakes, in words. Fits and judges nothing."""
+"""What a study tells: its result, its predictions and its mistakes. Fits and judges nothing."""
 
 import importlib.metadata
 import platform
+import time
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from graft import __version__
+from graft.evaluate import confusion, per_class
 from graft.items import open_image
 from graft.outputs import cells, decision, words
-from graft.records import Mistake
-from graft.study.controls import SCRATCH, Classical, Scratch
+from graft.records import Mistake, Result, Score
+from graft.study.course import Course
 from graft.study.judge import TRANSFER, Judged, most_wrong
 from graft.study.material import Candidate, Material
-from graft.transfer import Transfer
 
 _MISTAKES = 12
 _LIBRARIES = ("numpy", "scikit-learn", "torch", "timm", "transformers", "pandas", "pyarrow", "pillow")
 
 
-def control_rows(judged: Judged, classical: Classical, scratch: Scratch) -> dict[str, dict[str, Any]]:
-    rows = {}
-    for name, seconds, note in ((SCRATCH, scratch.seconds, scratch.note()), (classical.name, classical.seconds, "")):
-        score = judged.score(name)
-        rows[name] = {
-            "score": score.value,
-            "interval": score.interval,
-            "seconds": seconds,
-            "folds": len(judged.outputs[name]),
-            "note": note,
-        }
-    return rows
+def result(course: Course, command: str) -> Result:
+    """Every number of a study whose steps are done. command: what repeats it; made from the course where it is empty."""
+    judged, material, dataset = course.judged, course.material, course.material.dataset
+    score, (index, outputs) = judged.score(TRANSFER), judged.first_pass()
+    target, names, task = material.target[index], list(material.backbones), material.task
+    call = f"graft.run({dataset.name!r}, backbone={names!r}, strategy={course.strategies!r}, seed={material.seed})"
+    return Result(
+        task=task,
+        metric=material.metric,
+        n_train=course.clock.n_train,
+        n_test=len(index),
+        score=score.value,
+        interval=score.interval,
+        backbone=course.chosen.backbone,
+        strategy=course.chosen.strategy,
+        seeds=[material.seed],
+        seconds=time.perf_counter() - course.begun,
+        controls=course.controls,
+        verdict=asdict(course.verdict),
+        candidates=course.choice.rows or _tried(course) or [_row(course.chosen, score, course.transfer_seconds)],
+        ranking=course.ranking,
+        findings=[asdict(finding) for finding in dataset.findings],
+        versions=_versions(),
+        data=dataset.name,
+        modality=dataset.modality,
+        classes=list(dataset.classes),
+        notes=course.notes,
+        judged_on=course.cut.words,
+        metrics={name: {"score": each.value, "interval": each.interval} for name, each in judged.metrics().items()},
+        per_class=per_class(target, outputs, dataset.classes) if task != "regression" else [],
+        confusion=confusion(target, outputs).tolist() if task == "classification" else [],
+        label_curve=course.curve,
+        weights=[_weights(material, name) for name in names],
+        command=command or call,
+    )
 
 
-def tried(model: Transfer, chosen: Candidate) -> list[dict[str, Any]]:
+def _tried(course: Course) -> list[dict[str, Any]]:
     """What `auto` tried on the way to the model."""
-    return [
-        {
-            "backbone": chosen.backbone,
-            "strategy": rung.strategy,
-            "score": rung.score.value,
-            "interval": rung.score.interval,
-            "n": rung.score.n,
-            "seconds": rung.seconds,
-        }
-        for rung in (model.climb_.rungs if model.climb_ else ())
-    ]
+    climb = course.model.climb_
+    return [_row(Candidate(course.chosen.backbone, rung.strategy), rung.score, rung.seconds) for rung in (climb.rungs if climb else ())]
 
 
-def judged_row(candidate: Candidate, judged: Judged, seconds: float) -> dict[str, Any]:
-    score = judged.score(TRANSFER)
+def _row(candidate: Candidate, score: Score, seconds: float) -> dict[str, Any]:
     return {**asdict(candidate), "score": score.value, "interval": score.interval, "n": score.n, "seconds": seconds}
 
 
@@ -67,7 +79,9 @@ def predictions(judged: Judged) -> tuple[list[str], list[list[Any]]]:
     return header, rows
 
 
-def mistakes(material: Material, index: np.ndarray, outputs: np.ndarray) -> list[Mistake]:
+def mistakes(judged: Judged) -> list[Mistake]:
+    """What the model was most wrong about, the surest first."""
+    material, (index, outputs) = judged.material, judged.first_pass()
     dataset, task, classes = material.dataset, material.task, material.dataset.classes
     wrong = []
     for place in most_wrong(material, index, outputs)[:_MISTAKES]:
@@ -86,7 +100,7 @@ def mistakes(material: Material, index: np.ndarray, outputs: np.ndarray) -> list
     return wrong
 
 
-def weights(material: Material, name: str) -> dict[str, Any]:
+def _weights(material: Material, name: str) -> dict[str, Any]:
     backbone = material.backbones[name]
     return {
         "backbone": name,
@@ -97,7 +111,7 @@ def weights(material: Material, name: str) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     found = {"graft": __version__, "python": platform.python_version()}
     for library in _LIBRARIES:
         try:
