@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "graft"
 # Lowest first. A room is a file or a folder of graft/. Rooms on one floor never import each other.
 FLOORS = (
     ("errors",),
-    ("optional", "registry", "records", "items", "files", "budget", "memory", "torchvision_ops"),
+    ("optional", "registry", "records", "outputs", "items", "files", "budget", "memory", "torchvision_ops"),
     ("data", "backbones", "evaluate", "explain", "audit", "monitor"),
     ("features", "strategies", "heads", "baselines", "transferability", "shift", "align", "testtime", "pretext", "fewshot", "fuse", "lora"),
     ("train", "auto"),
