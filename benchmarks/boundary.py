@@ -10,7 +10,6 @@ A row for each name is printed and appended to benchmarks/boundary.csv.
 """
 
 import argparse
-import csv
 import datetime
 import os
 import tempfile
@@ -18,24 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import rows
 
 HERE = Path(__file__).parent
-COLUMNS = (
-    "date",
-    "name",
-    "precision",
-    "against",
-    "threads",
-    "items",
-    "epochs",
-    "first_seconds",
-    "uncached_seconds",
-    "cached_seconds",
-    "ratio",
-    "lowest",
-    "highest",
-    "loss_gap",
-)
 
 
 def material(name, shared, n_items):
@@ -86,19 +70,23 @@ def measure(name, shared, n_items, epochs, precision, against):
     seconds = np.array([[event.seconds for event in pair] for pair in pairs])
     ratios = seconds[1:, 0] / seconds[1:, 1]
     gap = max(abs(one.loss - other.loss) for one, other in pairs)
-    numbers = [seconds[0, 1], *np.median(seconds[1:], axis=0)], [np.median(ratios), ratios.min(), ratios.max()]
-    rounded = [*(f"{value:.2f}" for value in numbers[0]), *(f"{value:.1f}" for value in numbers[1])]
-    return [
-        datetime.date.today().isoformat(),
-        name,
-        precision,
-        against,
-        torch.get_num_threads(),
-        len(items),
-        epochs,
-        *rounded,
-        f"{gap:.1e}",
-    ]
+    medians = np.median(seconds[1:], axis=0)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "name": name,
+        "precision": precision,
+        "against": against,
+        "threads": torch.get_num_threads(),
+        "items": len(items),
+        "epochs": epochs,
+        "first_seconds": f"{seconds[0, 1]:.2f}",
+        "uncached_seconds": f"{medians[0]:.2f}",
+        "cached_seconds": f"{medians[1]:.2f}",
+        "ratio": f"{np.median(ratios):.1f}",
+        "lowest": f"{ratios.min():.1f}",
+        "highest": f"{ratios.max():.1f}",
+        "loss_gap": f"{gap:.1e}",
+    }
 
 
 def main():
@@ -110,15 +98,12 @@ def main():
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--against", default="fp32", choices=("fp32", "bf16"))
     chosen = parser.parse_args()
-    table = HERE / "boundary.csv"
     with tempfile.TemporaryDirectory() as cache:
         os.environ["GRAFT_CACHE"] = cache
         for name in chosen.names:
             row = measure(name, chosen.shared.resolve(), chosen.items, chosen.epochs, chosen.precision, chosen.against)
-            print(" ".join(f"{column}={cell}" for column, cell in zip(COLUMNS, row, strict=True)), flush=True)
-            fresh = not table.exists()
-            with open(table, "a", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows([COLUMNS, row] if fresh else [row])
+            print(" ".join(f"{column}={cell}" for column, cell in row.items()), flush=True)
+            rows.append(HERE / "boundary.csv", row)
 
 
 if __name__ == "__main__":

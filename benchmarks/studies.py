@@ -7,7 +7,6 @@ A row for each study is printed and appended to benchmarks/studies.csv.
 """
 
 import argparse
-import csv
 import datetime
 import os
 import tempfile
@@ -19,24 +18,6 @@ import pandas as pd
 import rows
 
 HERE = Path(__file__).parent
-COLUMNS = (
-    "date",
-    "machine",
-    "commit",
-    "study",
-    "seed",
-    "metric",
-    "score",
-    "low",
-    "high",
-    "outcome",
-    "effect",
-    "effect_low",
-    "effect_high",
-    "against",
-    "strategy",
-    "seconds",
-)
 
 
 def banking77(shared, labels_per_class=None, seed=0):
@@ -71,20 +52,24 @@ def measure(name, seed, arguments, budget, out):
         result = graft.run(**arguments, seed=seed, budget=budget, out=folder).result
         seconds = time.perf_counter() - begun
     verdict = result.verdict
-    numbers = [result.score, *result.interval], [verdict["effect"], *verdict["interval"]]
-    rounded = [[f"{value:.4f}" for value in part] for part in numbers]
-    row = [
-        datetime.date.today().isoformat(),
-        rows.machine(),
-        rows.commit(),
-        name,
-        seed,
-        result.metric,
-        *rounded[0],
-        verdict["outcome"],
-        *rounded[1],
-    ]
-    return [*row, verdict["against"], result.strategy, f"{seconds:.0f}"]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": rows.machine(),
+        "commit": rows.commit(),
+        "study": name,
+        "seed": seed,
+        "metric": result.metric,
+        "score": f"{result.score:.4f}",
+        "low": f"{result.interval[0]:.4f}",
+        "high": f"{result.interval[1]:.4f}",
+        "outcome": verdict["outcome"],
+        "effect": f"{verdict['effect']:.4f}",
+        "effect_low": f"{verdict['interval'][0]:.4f}",
+        "effect_high": f"{verdict['interval'][1]:.4f}",
+        "against": verdict["against"],
+        "strategy": result.strategy,
+        "seconds": f"{seconds:.0f}",
+    }
 
 
 def main():
@@ -96,14 +81,11 @@ def main():
     parser.add_argument("--out", type=Path, default=None, help="keep the run folders here")
     chosen = parser.parse_args()
     known = studies(chosen.shared.resolve())
-    table = HERE / "studies.csv"
     for name in chosen.names:
         for seed in chosen.seeds:
             row = measure(name, seed, known[name](seed), chosen.budget, chosen.out)
-            print(" ".join(f"{column}={cell}" for column, cell in zip(COLUMNS, row, strict=True)), flush=True)
-            fresh = not table.exists()
-            with open(table, "a", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows([COLUMNS, row] if fresh else [row])
+            print(" ".join(f"{column}={cell}" for column, cell in row.items()), flush=True)
+            rows.append(HERE / "studies.csv", row)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from graft import processes
 from graft.budget import budget_seconds
 from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.files import replacing
+from graft.outputs import cells
 from graft.records import Epoch, Event, Finding, Note, Result, Step
 
 if TYPE_CHECKING:
@@ -274,20 +275,9 @@ def _prediction_rows(model: "Transfer", dataset: "Dataset", classes: list[str]) 
                     _say(f"graft: {name}: {errors[position]}")
                     yield [name, "", *("" for _ in classes), errors[position]]
                 else:
-                    yield [name, *_prediction(next(ready), model.task_, classes), ""]
+                    yield [name, *cells(next(ready), model.task_, classes), ""]
             if progress:
                 progress(Step("predicting", stop, len(dataset)))
-
-
-def _prediction(output: Any, task: str, classes: list[str]) -> list[str]:
-    """One output as cells: the prediction, then the probability of each class. output: (c,), or a number for a regression."""
-    if task == "regression":
-        return [f"{float(output):.6g}"]
-    if task == "multilabel":
-        named = "|".join(name for name, probability in zip(classes, output, strict=True) if probability >= 0.5)
-    else:
-        named = classes[int(output.argmax())]
-    return [named, *(f"{probability:.6f}" for probability in output)]
 
 
 def _predict_readable(model: "Transfer", items: Sequence[Any]) -> tuple[Any, dict[int, str]]:

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from graft.errors import GraftError, near_miss
+from graft.outputs import decision
 from graft.records import Score, Task, Verdict
 from graft.registry import Registry
 
@@ -52,9 +53,11 @@ def decide(y: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
     Decisions themselves pass through unchanged.
     """
-    if y.ndim == 2:
-        return (outputs >= 0.5).astype(np.int64)
-    return outputs.argmax(axis=1) if outputs.ndim == 2 else outputs
+    return decision(outputs, _task(y, outputs))
+
+
+def _task(y: np.ndarray, outputs: np.ndarray) -> Task:
+    return "multilabel" if y.ndim == 2 else "classification" if outputs.ndim == 2 else "regression"
 
 
 def _right(y: np.ndarray, outputs: np.ndarray) -> np.ndarray:
@@ -338,7 +341,7 @@ def _checked(metric: str | Metric, y: np.ndarray, outputs: np.ndarray) -> tuple[
     """The metric's function, y and outputs as arrays that fit it."""
     judge, y, outputs = METRICS.resolve(metric), np.asarray(y), np.asarray(outputs)
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
-    task: Task = "multilabel" if y.ndim == 2 else "classification" if outputs.ndim == 2 else "regression"
+    task = _task(y, outputs)
     if not len(y):
         raise GraftError(f"{name}: there is no item to judge, expected at least 1")
     if len(y) != len(outputs) or (y.ndim == 2 and y.shape != outputs.shape):

@@ -26,6 +26,7 @@ from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
 from graft.features import States, device_of, extract, machine, remembered, throughput
 from graft.heads import LINKS, LinearHead, fit_head
+from graft.outputs import decision
 from graft.records import TASKS, Epoch, Event, Phase, Plan, Recipe, Task
 from graft.strategies import make_plan
 from graft.train import train
@@ -313,11 +314,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
 
     def decode(self, outputs: np.ndarray) -> np.ndarray:
         """What `predict` answers, from the outputs of `predict_outputs`."""
-        if self.task_ == "regression":
-            return outputs
-        if self.task_ == "multilabel":
-            return (outputs >= 0.5).astype(int)
-        return self.classes_[outputs.argmax(1)]
+        decided = decision(outputs, self.task_)
+        return self.classes_[decided] if self.task_ == "classification" else decided
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy, or for a regression R2."""

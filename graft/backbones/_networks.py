@@ -5,11 +5,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from graft import torchvision_ops
 from graft.backbones import _cifar_resnet, _folders, _images, _vision_stages
-from graft.backbones._trial import tried
+from graft.backbones._image_network import as_backbone
 from graft.backbones.base import Backbone
 from graft.errors import GraftError, near_miss
 from graft.optional import require
@@ -81,29 +79,19 @@ def assemble(network: Any, recipe: dict[str, Any], name: str) -> Backbone:
     published = recipe.get("pretrained_cfg") or dict(getattr(network, "default_cfg", {}))
     recipe = {**recipe, "num_classes": 0, "pretrained_cfg": {key: published[key] for key in _KEPT if published.get(key) is not None}}
     preprocessing = _images.preprocessing_of(published, name)
-    network = network.eval().to(memory_format=torch.channels_last)
-    image = torch.rand(1, 3, *preprocessing["size_px"], generator=torch.Generator().manual_seed(0))
-    stages, width = tried(_vision_stages.cut(network), _vision_stages.Whole(network), image, name)
-    names = _folders.own_names(network, stages)
+    network.eval()
 
-    def fresh(seed: int) -> Backbone:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return assemble(create(recipe, name), recipe, name)
-
-    def write(backbone: Backbone, folder: Path) -> None:
+    def write(backbone: Backbone, folder: Path, names: dict[str, str]) -> None:
         _folders.write(backbone, folder, names, recipe)
 
-    return Backbone(
-        name=name,
-        modality="image",
-        width=width,
-        stages=stages,
-        prepare=_images.preparer(preprocessing),
-        fresh=fresh,
+    return as_backbone(
+        _vision_stages.cut(network),
+        _vision_stages.Whole(network),
+        name,
+        preprocessing,
+        _card(published),
+        untrained=lambda: assemble(create(recipe, name), recipe, name),
         write=write,
-        preprocessing=preprocessing,
-        card=_card(published),
     )
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from graft.backbones import _encoders, _folders, _images
-from graft.backbones._trial import tried
+from graft.backbones import _encoders, _folders
+from graft.backbones._image_network import as_backbone
 from graft.backbones.base import Backbone
 from graft.errors import GraftError
 
@@ -168,28 +168,13 @@ def _assemble(network: Any, settings: dict[str, Any], shown: str, card: dict[str
     if config.model_type in ("vit", "deit") and getattr(network, "pooler", None) is not None:
         # Classifiers are saved without this layer, so it would be random; the class token is what they use.
         network.pooler = None
-    network = network.to(memory_format=torch.channels_last)
-    image = torch.rand(1, 3, *preprocessing["size_px"], generator=torch.Generator().manual_seed(0))
-    stages, width = tried(_cut(network), _Whole(network), image, shown)
-    names = _folders.own_names(network, stages)
 
-    def fresh(seed: int) -> Backbone:
-        with torch.random.fork_rng(devices=[]), _encoders.quiet():
-            torch.manual_seed(seed)
+    def untrained() -> Backbone:
+        with _encoders.quiet():
             return _assemble(_encoders.library().AutoModel.from_config(config).eval(), settings, shown, card)
 
-    def write(backbone: Backbone, folder: Path) -> None:
+    def write(backbone: Backbone, folder: Path, names: dict[str, str]) -> None:
         _folders.write_json(folder / "preprocessor_config.json", settings)
         _folders.write(backbone, folder, names, config.to_dict())
 
-    return Backbone(
-        name=shown,
-        modality="image",
-        width=width,
-        stages=stages,
-        prepare=_images.preparer(preprocessing),
-        fresh=fresh,
-        write=write,
-        preprocessing=preprocessing,
-        card=card,
-    )
+    return as_backbone(_cut(network), _Whole(network), shown, preprocessing, card, untrained=untrained, write=write)

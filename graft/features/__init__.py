@@ -4,12 +4,14 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from graft import processes
 from graft.backbones.base import Backbone, State
 from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.features.batches import by_length, device_of, has_bfloat16, one_ahead, to_device
@@ -71,104 +73,127 @@ def extract(
     Raises UnreadableItems naming the items that cannot be read. Warns, and goes on without, where the cache cannot be
     written or a part of it cannot be read, and where a runtime gives what is no number.
     """
-    return _extract(backbone, items, tap, view, batch_size, cache, runtime, progress)
+    return _Extraction(backbone, tap, view, batch_size, cache, runtime, progress).of(items)
 
 
-def _extract(
-    backbone: Backbone,
-    items: Sequence[Any],
-    tap: str,
-    view: int,
-    batch_size: int,
-    cache: bool,
-    runtime: str,
-    progress: Progress | None,
-    expected: int = 0,
-) -> np.ndarray:
-    """`extract`. expected: items that will follow these, or be them; a runtime is set up where it pays for so many."""
-    if batch_size < 1:
-        raise GraftError(f"batch_size is {batch_size}, expected at least 1.")
-    if tap not in TAPS:
-        raise GraftError(f"tap is {tap!r}, expected one of {', '.join(TAPS)}.{near_miss(tap, TAPS)}")
-    if view and backbone.modality != "image":
-        raise GraftError(f"view is {view}, expected 0: only images have random views, and {backbone.name} reads {backbone.modality}s.")
-    backbone.eval()
-    if not len(items):
-        return np.empty((0, backbone.width), np.float32)
-    network = Tapped(backbone, tap).eval()
-    digests = content_keys(items, backbone.modality)
-    # first: (m,) where each content is met first. which: (n,) the content of each item.
-    keys, first, which = np.unique(sortable(digests), return_index=True, return_inverse=True)
-    features = room_for((len(items), backbone.width if tap == "pooled" else _width(network, items)))
-    fingerprint = backbone.fingerprint() if cache else None
-    folder = f"{tap}-view{view}" if view else tap
-    store = Store(cache_folder() / "features" / LAYOUT / fingerprint / folder, features.shape[1]) if fingerprint else None
-    found = np.zeros(len(keys), bool)
-    if store:
-        store.read(keys, first, features, found)
-        if tap == "pooled" and not view and not found.all():
-            Store(store.folder.with_name("stages"), backbone.width).read(keys, first, features, found)
-    missing = np.sort(first[~found])
-    times = np.bincount(which)[which]
-    done = len(items) - int(times[missing].sum())
-    if progress and done:
-        progress(Step(f"extracting {backbone.name}", done, len(items)))
-    try:
-        for batch, computed in _computed(network, items, missing, batch_size, view, runtime, fingerprint, expected):
-            features[batch] = computed
+@dataclass
+class _Extraction:
+    """What `extract` is told but for the items, and the work itself.
+
+    expected: items that will follow these, or be them; a runtime is set up where it pays for so many.
+    """
+
+    backbone: Backbone
+    tap: str = "pooled"
+    view: int = 0
+    batch_size: int = 64
+    cache: bool = True
+    runtime: str = "auto"
+    progress: Progress | None = None
+    expected: int = 0
+
+    def __post_init__(self) -> None:
+        backbone = self.backbone
+        if self.batch_size < 1:
+            raise GraftError(f"batch_size is {self.batch_size}, expected at least 1.")
+        if self.tap not in TAPS:
+            raise GraftError(f"tap is {self.tap!r}, expected one of {', '.join(TAPS)}.{near_miss(self.tap, TAPS)}")
+        if self.view and backbone.modality != "image":
+            raise GraftError(
+                f"view is {self.view}, expected 0: only images have random views, and {backbone.name} reads {backbone.modality}s."
+            )
+        self.network = Tapped(backbone.eval(), self.tap).eval()
+
+    def of(self, items: Sequence[Any]) -> np.ndarray:
+        """(n, d), the features of the items."""
+        if not len(items):
+            return np.empty((0, self.backbone.width), np.float32)
+        digests = content_keys(items, self.backbone.modality)
+        # first: (m,) where each content is met first. which: (n,) the content of each item.
+        keys, first, which = np.unique(sortable(digests), return_index=True, return_inverse=True)
+        features = room_for((len(items), self._width(items)))
+        fingerprint = self.backbone.fingerprint() if self.cache else None
+        store = self._store(fingerprint, features.shape[1]) if fingerprint else None
+        missing = np.sort(first[~self._found(store, keys, first, features)])
+        times = np.bincount(which)[which]
+        done = len(items) - int(times[missing].sum())
+        if done:
+            self._tell(done, len(items))
+        try:
+            for batch, computed in self._computed(items, missing, fingerprint):
+                features[batch] = computed
+                if store and processes.first():
+                    store.add(digests[batch], computed)
+                done += int(times[batch].sum())
+                self._tell(done, len(items))
+        finally:
+            # Also when interrupted: what is computed is not computed again.
             if store:
-                store.add(digests[batch], computed)
-            done += int(times[batch].sum())
-            if progress:
-                progress(Step(f"extracting {backbone.name}", done, len(items)))
-    finally:
-        # Also when interrupted: what is computed is not computed again.
-        if store:
-            store.flush()
-    again = np.flatnonzero(first[which] != np.arange(len(items)))
-    features[again] = features[first[which[again]]]
-    return features
+                store.flush()
+        again = np.flatnonzero(first[which] != np.arange(len(items)))
+        features[again] = features[first[which[again]]]
+        return features
 
-
-def _computed(
-    network: Tapped,
-    items: Sequence[Any],
-    missing: np.ndarray,
-    batch_size: int,
-    view: int,
-    runtime: str,
-    fingerprint: str | None,
-    expected: int,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(places, features) of batches of the missing items; the next one is decoded while the present one is computed."""
-    if not len(missing):
-        return
-    keep_freed()
-    backbone = network.backbone
-    name, run = REFERENCE, plain(network)
-    expected = max(expected, len(missing))
-    if runtime != "auto" or expected > 2 * _PROBE_ITEMS:
-        some = missing[np.linspace(0, len(missing) - 1, min(_PROBE_ITEMS, len(missing))).astype(int)]
-        name, run = choose(network, _prepare(backbone, items, some), expected, name=runtime, keep=fingerprint)
-    order = np.array(by_length(items, missing.tolist())) if backbone.modality == "text" else missing
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-    def prepare(batch: np.ndarray) -> State:
-        return _prepare(backbone, items, batch, np.random.default_rng([view, *batch.tolist()]) if view else None)
-
-    for batch, state in zip(batches, one_ahead(prepare, batches), strict=True):
+    def _width(self, items: Sequence[Any]) -> int:
+        if self.tap == "pooled":
+            return self.backbone.width
         with torch.inference_mode():
-            computed = run(state).float().cpu().numpy()
-            if name != REFERENCE and not np.isfinite(computed).all():
-                warnings.warn(f"extracting {backbone.name}: runtime {name} gave what is no number; from here on in float32.", stacklevel=3)
-                name, run = REFERENCE, plain(network)
-                computed = run(state).cpu().numpy()
-        yield batch, computed
+            return self.network(to_device(_prepare(self.backbone, items, [0]), device_of(self.backbone))).shape[1]
 
+    def _store(self, fingerprint: str, width: int) -> Store:
+        folder = f"{self.tap}-view{self.view}" if self.view else self.tap
+        return Store(cache_folder() / "features" / LAYOUT / fingerprint / folder, width)
 
-def _width(network: Tapped, items: Sequence[Any]) -> int:
-    with torch.inference_mode():
-        return network(to_device(_prepare(network.backbone, items, [0]), device_of(network.backbone))).shape[1]
+    def _found(self, store: Store | None, keys: np.ndarray, first: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """(m,) bool: which contents every process finds on disk; theirs are filled in."""
+        found = np.zeros(len(keys), bool)
+        if store:
+            store.read(keys, first, features, found)
+            if self.tap == "pooled" and not self.view and not found.all():
+                # The output of every stage holds the pooled features too.
+                Store(store.folder.with_name("stages"), self.backbone.width).read(keys, first, features, found)
+        # One may have looked a moment later than the others, or on another computer.
+        return np.logical_and.reduce(processes.gathered(found))
+
+    def _computed(self, items: Sequence[Any], missing: np.ndarray, fingerprint: str | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(places, features) of batches of the missing items; the next one is decoded while the present one is computed.
+
+        Of several processes each computes its share of the batches, and all get all of them.
+        """
+        if not len(missing):
+            return
+        keep_freed()
+        backbone = self.backbone
+        name, run = REFERENCE, plain(self.network)
+        expected = max(self.expected, len(missing))
+        if self.runtime != "auto" or expected > 2 * _PROBE_ITEMS:
+            some = missing[np.linspace(0, len(missing) - 1, min(_PROBE_ITEMS, len(missing))).astype(int)]
+            name, run = choose(self.network, _prepare(backbone, items, some), expected, name=self.runtime, keep=fingerprint)
+        order = np.array(by_length(items, missing.tolist())) if backbone.modality == "text" else missing
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+        def prepare(batch: np.ndarray) -> State:
+            return _prepare(backbone, items, batch, np.random.default_rng([self.view, *batch.tolist()]) if self.view else None)
+
+        prepared = iter(one_ahead(prepare, processes.share(batches)))
+        for start in range(0, len(batches), processes.count()):
+            together = batches[start : start + processes.count()]
+            computed = None
+            if processes.place() < len(together):
+                state = next(prepared)
+                with torch.inference_mode():
+                    computed = run(state).float().cpu().numpy()
+                    if name != REFERENCE and not np.isfinite(computed).all():
+                        warnings.warn(
+                            f"extracting {backbone.name}: runtime {name} gave what is no number; from here on in float32.", stacklevel=3
+                        )
+                        name, run = REFERENCE, plain(self.network)
+                        computed = run(state).cpu().numpy()
+            yield from zip(together, processes.gathered(computed), strict=False)
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.progress:
+            self.progress(Step(f"extracting {self.backbone.name}", done, total))
 
 
 def throughput(backbone: Backbone, items: Sequence[Any], *, tap: str = "pooled") -> float:
@@ -188,7 +213,7 @@ def throughput(backbone: Backbone, items: Sequence[Any], *, tap: str = "pooled")
         for cache in (True, False):
             seen = [(0, time.perf_counter())]
             tell = partial(_note_time, seen)
-            _extract(backbone, sample, tap, 0, _SPEED_ITEMS // 4, cache, "auto", tell, expected=len(items))
+            _Extraction(backbone, tap, batch_size=_SPEED_ITEMS // 4, cache=cache, progress=tell, expected=len(items)).of(sample)
             # One step for all means that they were found in the cache, and took no time.
             if len(seen) > 2 or len(sample) <= _SPEED_ITEMS // 4:
                 break

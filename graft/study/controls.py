@@ -93,16 +93,7 @@ class Scratch:
         # Once every rate was tried, they are tried again from other random weights.
         seed = material.seed + round_
         model = Transfer(material.backbones[self.backbone], "scratch", epochs=epochs, lr=SCRATCH_RATES[place], random_state=seed)
-        return model.fit_encoded(
-            material.items(index),
-            material.target[index],
-            material.task,
-            material.dataset.classes,
-            blocks=material.blocks_of(index),
-            metric=material.metric,
-            items_per_epoch=self.plan.items_per_epoch,
-            progress=material.progress,
-        )
+        return material.fit_model(model, index, items_per_epoch=self.plan.items_per_epoch)
 
     def note(self) -> str:
         """What it got, in words."""

@@ -99,6 +99,12 @@ class Material:
     def fit(self, candidate: Candidate, index: np.ndarray) -> Transfer:
         """The candidate fitted on these items, as a model."""
         model = Transfer(self.backbones[candidate.backbone], candidate.strategy, budget=self.fit_seconds, random_state=self.seed)
+        return self.fit_model(model, index, states=self.states)
+
+    def fit_model(
+        self, model: Transfer, index: np.ndarray, *, states: States | None = None, items_per_epoch: int | None = None
+    ) -> Transfer:
+        """The model, fitted on these items with what the data set says of them. states, items_per_epoch: see `Transfer.fit_encoded`."""
         return model.fit_encoded(
             self.items(index),
             self.target[index],
@@ -106,7 +112,8 @@ class Material:
             self.dataset.classes,
             blocks=self.blocks_of(index),
             metric=self.metric,
-            states=self.states,
+            items_per_epoch=items_per_epoch,
+            states=states,
             progress=self.progress,
         )
 
