@@ -6,15 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from graft import processes
+from graft.backbones.tiny import load
 from graft.errors import GraftError
+from graft.features import extract
 
 TOGETHER = """
 import json, sys, torch
 from graft import processes
+from graft.backbones.tiny import load
 here = processes.place()
 tensors = [torch.full((2, 3), float(here + 1)), torch.tensor([10.0 * (here + 1)])]
 processes.add_up(tensors)
@@ -75,3 +79,37 @@ def test_a_launch_without_accelerate_names_the_extra_to_install(monkeypatch):
     processes._tools.cache_clear()
     with pytest.raises(GraftError, match=r"pip install 'graft\[scale\]'"):
         processes.from_first(1)
+
+
+EXTRACTION = """
+import sys, numpy as np
+from graft import processes
+from graft.backbones.tiny import load
+from graft.backbones.tiny import load
+from graft.features import extract, remembered
+backbone = load("text")
+prepare, prepared = backbone._prepare, []
+backbone._prepare = lambda items, rng: (prepared.extend(items), prepare(items, rng))[1]
+items = [f"number {i} " + "word " * (i % 7) for i in range(23)]
+features = extract(backbone, items, batch_size=5)
+count = len(prepared)
+again = extract(backbone, items[:9], batch_size=5)
+number = remembered("told by the clock", lambda: 1.0 + processes.place())
+np.savez(f"{sys.argv[1]}/{processes.place()}.npz", features=features, again=again, prepared=[count, len(prepared)], number=number)
+"""
+
+
+def test_processes_share_an_extraction_and_all_have_all_of_it(tmp_path):
+    pytest.importorskip("accelerate")
+    script = tmp_path / "extraction.py"
+    script.write_text(EXTRACTION)
+    launch(script, tmp_path)
+    one, other = (np.load(tmp_path / f"{place}.npz") for place in range(2))
+    expected = extract(load("text"), [f"number {i} " + "word " * (i % 7) for i in range(23)], cache=False)
+    for told in (one, other):
+        np.testing.assert_allclose(told["features"], expected, atol=1e-6)
+        np.testing.assert_array_equal(told["again"], told["features"][:9])
+        # What a clock said is the first process's word.
+        assert told["number"] == 1.0
+    # Batches of 5, 5, 5, 5 and 3: three for the first process and two for the other; what is on disk is not computed again.
+    assert (one["prepared"].tolist(), other["prepared"].tolist()) == ([13, 13], [10, 10])
