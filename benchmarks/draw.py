@@ -86,7 +86,7 @@ def images(source, shared, unpacked):
 
 def texts(source, shared):
     """item, label, split; every split but the training and the test part is left out."""
-    tables = {"banking77": "banking77", "ag_news": "ag_news", "emotion": "tweeteval"}
+    tables = {"banking77": "banking77", "ag_news": "ag_news", **dict.fromkeys(("emotion", "irony", "offensive", "hate"), "tweeteval")}
     table = tables.get(source, "sentence_suite")
     frame = pd.read_parquet(shared / f"data/{table}/{table}.parquet")
     if "task" in frame:

@@ -11,9 +11,9 @@ from graft.data import folds, holdout
 from graft.evaluate import decide, interval_over_items, verdict_on_items
 from graft.records import Score, Task
 
-AUTO = "auto"
-# Always compared: one pass of the network serves all. A sentence encoder's last stage is made to be read, an image network's is not.
-FREE = {"image": ("feature_extraction", "head2toe"), "text": ("feature_extraction",)}
+AUTO, PROBE, LATE = "auto", "feature_extraction", "late_stages"
+# Compared without a budget, see `free`: one pass of the network serves all.
+FREE = {"image": (PROBE, "head2toe"), "text": (PROBE, LATE)}
 # Compared where a budget is given, the cheapest first. Texts have no views.
 DEARER = {"image": ("views", "partial", "lp_ft", "l2_sp"), "text": ("partial", "lp_ft", "l2_sp")}
 
@@ -21,6 +21,9 @@ _INNER_FOLDS = 5
 # Held-out items that are enough to compare by: of many items not every fold is played.
 _ENOUGH = 500
 _HELD_SHARE = 0.2
+# Below a hundred items held-out answers hardly tell one head from another, and what did better elsewhere decides: `late_stages` gained
+# with 8 or more labels a class, and not with fewer (nine sets of texts, benchmarks/README.md, "Few-shot texts").
+_FEW_TEXTS, _LEAST_A_CLASS = 100, 8
 # A strategy that mends a third of m wrong answers changes the score by m / 3 with a standard error of about sqrt(m), in answers:
 # below nine of them a gain cannot be told from chance.
 _LEAST_MISTAKES = 9
@@ -32,7 +35,22 @@ Answer = Callable[[str, int, np.ndarray, np.ndarray], np.ndarray]
 def describe() -> list[str]:
     """The way up, a line a modality."""
     then = {modality: ", ".join(names) for modality, names in DEARER.items()}
-    return [f"{modality}s: {', '.join(free)}; where a budget is given, then {then[modality]}" for modality, free in FREE.items()]
+    return [f"{modality}s: {', '.join(names)}; where a budget is given, then {then[modality]}" for modality, names in FREE.items()]
+
+
+def free(modality: str, n: int) -> tuple[str, ...]:
+    """The strategies of FREE that are compared on n items without a budget.
+
+    An image network's last stage is not made to be read, a sentence encoder's is: of many texts it alone is read, since heads
+    on the stages below, equally wide, cost several times as much.
+    """
+    return FREE[modality] if modality == "image" or n <= _ENOUGH else FREE[modality][:1]
+
+
+def _begins_late(modality: str, target: np.ndarray, task: Task) -> bool:
+    if modality != "text" or task != "classification":
+        return False
+    return _LEAST_A_CLASS * len(np.unique(target)) <= len(target) < _FEW_TEXTS
 
 
 @dataclass(frozen=True)
@@ -71,47 +89,50 @@ def climb(
     answer: (strategy, epochs, fitted, held) -> outputs for the items `held` of the strategy fitted on `fitted`, both indices.
     target: (n,) or (n, c), of the training items. metric: name of the one to choose by. epochs_for: (strategy, strategies that
     are left) -> epochs that there is time for, 0 for none; None: only what costs next to nothing is compared.
-    Strategies of FREE answer for every item once, by folds, or for 500 items of many; those of DEARER for one held-out fifth. A
+    Strategies of FREE answer for every item once, by folds, or for 500 items of many; those of DEARER for one held-out fifth. It
+    begins with the frozen probe; of fewer than 100 texts with eight or more a class, with `late_stages`, and the probe answers too. A
     strategy takes the place of the best so far when its gain on the same items exceeds the gain's standard error (the rule of
     Breiman et al. 1984, section 3.4.3). It ends where fewer than nine held-out answers are wrong, since no gain could then be shown.
     """
     n = len(target)
     n_units = n if blocks is None else len(np.unique(blocks))
-    probe, *others = FREE[modality]
+    late = _begins_late(modality, target, task)
+    first, *others = reversed(FREE[modality]) if late else free(modality, n)
+    dearer = [*(name for name in FREE[modality] if name not in (first, *others)), *DEARER[modality]]
     if n_units < 2 * _INNER_FOLDS or _scarcest(target, task) < 2:
-        return Climb(probe, 1, (), f"stayed with the frozen probe: {n} items are too few to hold some out and compare.")
+        return Climb(first, 1, (), f"{_stayed(first, late)}: {n} items are too few to hold some out and compare.")
     ladder = _Ladder(answer, target, task, metric, seed)
-    best, no_budget = probe, "there is no budget for finding out whether retraining pays."
+    best, no_budget = first, "there is no budget for finding out whether retraining pays."
     if others:
         parts = folds(target, task, _INNER_FOLDS, seed, blocks=blocks)[: n_parts(n)]
-        ladder.start(probe, parts)
+        ladder.start(first, parts)
         for name in others:
             if few := ladder.too_few(best):
-                return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: {few}")
+                return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, late)}: {few}")
             best = ladder.better(best, name, 1, parts)
         if few := ladder.too_few(best):
-            return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: {few}")
+            return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, late)}: {few}")
     if epochs_for is None:
-        return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: {no_budget}")
+        return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, late)}: {no_budget}")
     parts = [holdout(target, task, _HELD_SHARE, seed, blocks=blocks)]
     epochs, start = {best: 1}, best
     tried: list[str] = []
-    for place, name in enumerate(DEARER[modality]):
-        epochs[name] = epochs_for(name, len(DEARER[modality]) - place)
+    for place, name in enumerate(dearer):
+        epochs[name] = epochs_for(name, len(dearer) - place)
         if not epochs[name]:
             continue
         if not tried:
             ladder.start(best, parts)
             if few := ladder.too_few(best):
-                return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, probe)}: {few}")
+                return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, late)}: {few}")
         tried.append(name)
         best = ladder.better(best, name, epochs[name], parts)
     if best != start:
         why = f"{best}: better than {start} on held-out items by more than the standard error."
     elif tried:
-        why = f"{_stayed(best, probe)}: {', '.join(tried)} did not do better on held-out items by more than the standard error."
+        why = f"{_stayed(best, late)}: {', '.join(tried)} did not do better on held-out items by more than the standard error."
     else:
-        why = f"{_stayed(best, probe)}: the time that is left allows nothing dearer."
+        why = f"{_stayed(best, late)}: the time that is left allows nothing dearer."
     return Climb(best, epochs[best], tuple(ladder.rungs), why)
 
 
@@ -169,8 +190,12 @@ class _Ladder:
         )
 
 
-def _stayed(best: str, probe: str) -> str:
-    return "stayed with the frozen probe" if best == probe else f"stayed with {best}"
+def _stayed(best: str, late: bool) -> str:
+    if best == PROBE:
+        return "stayed with the frozen probe"
+    if late and best == LATE:
+        return f"began with {best}, as it did better on other sets of so few texts, and stayed with it"
+    return f"stayed with {best}"
 
 
 def _scarcest(target: np.ndarray, task: Task) -> int:

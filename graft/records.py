@@ -27,7 +27,8 @@ class Plan:
     """What a strategy will do: phases in order. No phases: only a closed-form head on frozen features.
 
     reset: start from random weights. lora_rank: rank of the low-rank updates trained instead of the weights, 0 = none.
-    tap: what a head without phases reads: "pooled", the backbone's features, or "stages", the averaged output of every stage.
+    tap: what a head without phases reads: "pooled", the backbone's features, "late", the averaged output of each stage in the
+    later half, or "stages", of every stage.
     views: of each image that it reads, the one that is judged and random ones; 1 where there are phases.
     """
 

@@ -32,6 +32,16 @@ def head2toe(depth: int, epochs: int, lr: float) -> Plan:
     return Plan((), tap="stages")
 
 
+@STRATEGIES.add("Peters et al. 2018, arXiv:1802.05365; Tenney et al. 2019, arXiv:1905.05950")
+def late_stages(depth: int, epochs: int, lr: float) -> Plan:
+    """Nothing is trained: a head on the averaged output of each stage in the later half, not of the last alone.
+
+    What the last stage was trained to tell (what a sentence is about) may leave out what the layers below it still know (its form).
+    Differs: the head weighs every feature, where the papers learn one weight for each layer.
+    """
+    return Plan((), tap="late")
+
+
 @STRATEGIES.add("Simard et al. 2003, doi:10.1109/ICDAR.2003.1227801, on frozen features")
 def views(depth: int, epochs: int, lr: float, number: int = 4) -> Plan:
     """Nothing is trained: a head on the features of several random views of each image.
@@ -203,7 +213,11 @@ def remarks(plan: Plan) -> list[str]:
     """What a plan does besides its rates, one sentence each."""
     said = []
     if not plan.phases:
-        what = "frozen features" if plan.tap == "pooled" else "the averaged output of every frozen stage"
+        what = {
+            "pooled": "frozen features",
+            "late": "the averaged output of each frozen stage in the later half",
+            "stages": "the averaged output of every frozen stage",
+        }[plan.tap]
         of = f", of {plan.views} views of each image" if plan.views > 1 else ""
         said.append(f"No gradient steps: a closed-form or convex head is fitted on {what}{of}.")
     if plan.reset:

@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
-from graft.auto import AUTO, Climb, climb
+from graft.auto import AUTO, FREE, PROBE, Climb, climb, free
 from graft.backbones import load_backbone
 from graft.backbones.base import Backbone
 from graft.budget import budget_seconds
@@ -193,10 +193,11 @@ class Transfer(ClassifierMixin, BaseEstimator):
     ) -> Climb:
         """What "auto" comes to on these items."""
         read: dict[str, np.ndarray] = {}
-        if backbone.modality == "image":
-            # The output of every stage holds the pooled features too: one pass of the network serves both.
-            read["head2toe"] = self._views(backbone, items, make_plan("head2toe", backbone.depth, 1, self.lr), progress)
-            read["feature_extraction"] = read["head2toe"][..., -backbone.width :]
+        widest = FREE[backbone.modality][-1]
+        if widest in free(backbone.modality, len(target)):
+            # The output of several stages holds the pooled features too: one pass of the network serves both.
+            read[widest] = self._views(backbone, items, make_plan(widest, backbone.depth, 1, self.lr), progress)
+            read[PROBE] = read[widest][..., -backbone.width :]
 
         def answer(strategy: str, epochs: int, fitted: np.ndarray, held: np.ndarray) -> np.ndarray:
             plan = make_plan(strategy, backbone.depth, epochs, self.lr)
@@ -220,8 +221,9 @@ class Transfer(ClassifierMixin, BaseEstimator):
                     left = seconds - (time.perf_counter() - begun)
                     plan = make_plan(strategy, backbone.depth, self.epochs, self.lr)
                     if not plan.phases:
-                        # A view is extracted once, whoever reads it.
-                        return float((plan.views - 1) * len(target) / throughput(backbone, items) < left / strategies_left)
+                        # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
+                        passes = plan.views - (plan.tap == "pooled")
+                        return float(passes * len(target) / throughput(backbone, items) < left / strategies_left)
                     # Tried on four fifths, and where it is kept fitted again on all.
                     each = 2 * epoch_seconds(backbone, strategy, len(target), training_speed(backbone, items, target, task))
                     epochs = int(left / strategies_left / each)

@@ -57,7 +57,7 @@ def test_every_item_is_answered_for_once_by_what_is_free_and_a_fifth_by_what_is_
     assert [held for name, _, held in log if name == "head2toe"] == [40] * 5
     log.clear()
     climbed = came_to({"lp_ft": 0.0}, modality="text", epochs_for=lambda strategy, left: 7, log=log)
-    assert [held for name, _, held in log if name == "feature_extraction"] == [40]
+    assert [held for name, _, held in log if name == "feature_extraction"] == [40] * 5 + [40]
     assert [(epochs, held) for name, epochs, held in log if name == "lp_ft"] == [(7, 40)]
     assert (climbed.strategy, climbed.epochs) == ("lp_ft", 7)
     assert climbed.why == "lp_ft: better than feature_extraction on held-out items by more than the standard error."
@@ -77,7 +77,7 @@ def test_time_is_asked_for_each_strategy_that_trains_and_none_is_played_without(
 
     climbed = came_to({}, modality="text", epochs_for=epochs_for, log=log)
     assert asked == [("partial", 3), ("lp_ft", 2), ("l2_sp", 1)]
-    assert {name for name, *_ in log} == {"feature_extraction", "l2_sp"}
+    assert {name for name, *_ in log} == {"feature_extraction", "late_stages", "l2_sp"}
     assert climbed.strategy == "feature_extraction"
     assert "l2_sp did not do better on held-out items" in climbed.why
     assert "allows nothing dearer" in came_to({}, modality="text", epochs_for=lambda strategy, left: 0).why
@@ -86,13 +86,26 @@ def test_time_is_asked_for_each_strategy_that_trains_and_none_is_played_without(
 def test_too_few_held_out_mistakes_end_it_before_anything_trains():
     log = []
     climbed = came_to({"feature_extraction": 0.1}, modality="text", epochs_for=lambda strategy, left: 5, log=log)
-    assert {name for name, *_ in log} == {"feature_extraction"}
+    assert {name for name, *_ in log} == {"feature_extraction", "late_stages"}
     assert climbed.strategy == "feature_extraction" and "of 40 held-out items" in climbed.why
 
 
-def test_without_a_budget_nothing_is_compared_where_there_is_only_the_probe():
-    log = []
-    climbed = came_to({}, modality="text", log=log)
+def many(n):
+    """A climb on n texts without a budget, and what was answered with."""
+    target, log = np.arange(n) % 2, []
+
+    def answer(strategy, epochs, fitted, held):
+        log.append(strategy)
+        wrong = np.arange(n)[held] % 10 < {"feature_extraction": 5, "late_stages": 2}[strategy]
+        return np.eye(2)[target[held] ^ wrong]
+
+    return climb(answer, target, "classification", "accuracy", modality="text", seed=0), log
+
+
+def test_late_stages_of_up_to_five_hundred_texts_are_compared_without_a_budget():
+    climbed, log = many(500)
+    assert climbed.strategy == "late_stages" and set(log) == {"feature_extraction", "late_stages"}
+    climbed, log = many(501)
     assert (climbed.strategy, climbed.rungs, log) == ("feature_extraction", (), [])
     assert climbed.why == "stayed with the frozen probe: there is no budget for finding out whether retraining pays."
 
@@ -112,3 +125,44 @@ def test_a_regression_goes_on_whatever_its_error_is():
 
     climbed = climb(answer, target, "regression", "mae", modality="image", seed=0)
     assert climbed.strategy == "head2toe" and len(climbed.rungs) == 2
+
+
+def few_texts(n, wrong, classes=2, epochs_for=None):
+    """A climb on n texts whose strategies are wrong on the items below so many."""
+    target = np.arange(n) % classes
+
+    def answer(strategy, epochs, fitted, held):
+        return np.eye(classes)[(target[held] + (held < wrong[strategy])) % classes]
+
+    return climb(answer, target, "classification", "accuracy", modality="text", seed=0, epochs_for=epochs_for)
+
+
+@pytest.mark.parametrize(
+    ("n", "classes", "first"),
+    [(16, 2, "late_stages"), (48, 6, "late_stages"), (47, 6, "feature_extraction"), (99, 2, "late_stages"), (100, 2, "feature_extraction")],
+)
+def test_few_texts_with_eight_labels_a_class_begin_with_late_stages(n, classes, first):
+    climbed = few_texts(n, {"feature_extraction": 10, "late_stages": 10}, classes)
+    assert climbed.strategy == climbed.rungs[0].strategy == first
+    assert ("as it did better on other sets of so few texts" in climbed.why) == (first == "late_stages")
+
+
+def test_few_texts_go_back_to_the_probe_where_it_is_clearly_better():
+    climbed = few_texts(48, {"feature_extraction": 6, "late_stages": 20})
+    assert climbed.strategy == "feature_extraction" and [rung.strategy for rung in climbed.rungs] == ["late_stages", "feature_extraction"]
+    assert few_texts(48, {"feature_extraction": 19, "late_stages": 20}).strategy == "late_stages"
+
+
+def test_late_stages_of_many_texts_are_tried_where_there_is_a_budget():
+    target, asked = np.arange(1000) % 2, []
+
+    def answer(strategy, epochs, fitted, held):
+        return np.eye(2)[target[held] ^ (held % 10 < {"feature_extraction": 5, "late_stages": 2}[strategy])]
+
+    def epochs_for(strategy, left):
+        asked.append((strategy, left))
+        return int(strategy == "late_stages")
+
+    climbed = climb(answer, target, "classification", "accuracy", modality="text", seed=0, epochs_for=epochs_for)
+    assert asked == [("late_stages", 4), ("partial", 3), ("lp_ft", 2), ("l2_sp", 1)]
+    assert climbed.strategy == "late_stages"

@@ -75,6 +75,30 @@ def test_equal_items_are_computed_once(kept):
     np.testing.assert_array_equal(got[0], got[3])
 
 
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_late_is_the_mean_over_places_of_each_stage_in_the_later_half(kind):
+    """Truth: the stages run by hand."""
+    backbone, items = load(kind), make_images(5) if kind == "image" else make_texts(5)
+    got = extract(backbone, items, tap="late", cache=False)
+    for row, item in zip(got, items, strict=True):
+        with torch.no_grad():
+            first = backbone(backbone.prepare([item]), stop=3)
+            mean = first["hidden"].mean(1) if kind == "text" else first.mean((2, 3))
+            wanted = torch.cat([mean, backbone(first, start=3)], 1)[0]
+        np.testing.assert_allclose(row, wanted.numpy(), atol=1e-5)
+
+
+def test_what_a_wider_tap_kept_serves_the_narrower_ones():
+    items = make_texts(9)
+    stages = extract(load("text"), items, tap="stages")
+    for tap in ("late", "pooled"):
+        backbone, seen = counting(load("text"))
+        got = extract(backbone, items, tap=tap)
+        np.testing.assert_array_equal(got, stages[:, -got.shape[1] :])
+        # One item is run to learn how wide the tap is.
+        assert len(seen) <= 1
+
+
 def test_without_cache_nothing_is_written(cache):
     extract(load("text"), make_texts(3), cache=False)
     assert not cache.exists()

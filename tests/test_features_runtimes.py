@@ -12,7 +12,7 @@ from graft.errors import GraftError
 from graft.features import RUNTIMES, extract, has_bfloat16, runtimes
 from graft.features.runtimes import REFERENCE, choose
 from graft.features.store import cache_folder, recalled
-from graft.features.taps import Tapped
+from graft.features.taps import TAPS, Tapped
 
 BFLOAT16 = [name for name in RUNTIMES if RUNTIMES[name].precision == "bfloat16"]
 
@@ -69,7 +69,7 @@ def chosen(n_items, keep="print", kind="image"):
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
-@pytest.mark.parametrize("tap", ["pooled", "stages"])
+@pytest.mark.parametrize("tap", TAPS)
 @pytest.mark.parametrize("name", [name for name in RUNTIMES if name != "compile"])
 def test_every_runtime_says_what_pytorch_says(name, kind, tap):
     """Truth: float32 rounds to 1e-5 on features of order 1; bfloat16 keeps 8 bits, a cosine above 0.999."""

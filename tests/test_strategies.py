@@ -41,6 +41,12 @@ def test_feature_extraction_trains_nothing_and_linear_probe_only_the_head():
     assert make_plan("linear_probe", 4, 5, 1e-3) == Plan((Phase(5, (0.0, 0.0, 0.0, 0.0), 1e-3),))
 
 
+def test_late_stages_trains_nothing_and_says_what_the_head_reads():
+    plan = make_plan("late_stages", 4, 5, 1e-3)
+    assert plan == Plan((), tap="late")
+    assert "each frozen stage in the later half" in remarks(plan)[0]
+
+
 def test_partial_opens_the_last_third_rounded_up():
     assert [rate > 0 for rate in make_plan("partial", 7, 5, 1e-3).phases[0].lr] == [False] * 4 + [True] * 3
 

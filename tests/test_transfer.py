@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -109,6 +110,24 @@ def test_every_strategy_fits_predicts_and_repeats(strategy):
     np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
 
 
+class _Forget(torch.nn.Module):
+    """A last stage that keeps of each text only how long it is."""
+
+    def forward(self, state):
+        return state["attention_mask"].sum(1, keepdim=True) * torch.arange(1.0, 33.0)
+
+
+def test_late_stages_know_what_the_last_one_has_forgotten_and_few_texts_begin_there():
+    X, y = texts(96)
+    X = [text + " and" * (i // 2 % 5) for i, text in enumerate(X)]
+    backbone = tiny("text")
+    backbone.stages[-1] = _Forget()
+    assert Transfer(backbone, "feature_extraction").fit(X[:48], y[:48]).score(X[48:], y[48:]) < 0.7
+    model = Transfer(backbone).fit(X[:48], y[:48])
+    assert model.strategy_ == "late_stages" and model.plan_ == Plan((), tap="late")
+    assert model.score(X[48:], y[48:]) == 1.0
+
+
 def test_a_plan_and_a_function_are_taken_where_a_name_is():
     X, y = texts(40)
 
@@ -161,7 +180,7 @@ def test_a_fitted_transfer_leaves_the_given_backbone_alone():
     assert backbone.fingerprint() == before
 
 
-@pytest.mark.parametrize("strategy", ["feature_extraction", "full"])
+@pytest.mark.parametrize("strategy", ["feature_extraction", "late_stages", "full"])
 def test_predictions_after_load_equal_those_before(tmp_path, strategy):
     X, y = texts(40)
     model = Transfer("tiny:text", strategy, epochs=2).fit(X, y)

@@ -63,8 +63,8 @@ def extract(
 ) -> np.ndarray:
     """The features of every item, computed once for each content and kept on disk.
 
-    items: n of the backbone's modality. tap: "pooled", the backbone's own features, or "stages", the output of every
-    stage averaged over its places, side by side, of which the pooled features are the last columns. view: 0, the
+    items: n of the backbone's modality. tap: "pooled", the backbone's own features; "stages", the output of every stage averaged over
+    its places, side by side; or "late", of the later half of the stages, of which the pooled features are the last columns. view: 0, the
     one that is judged; 1 and on, random training views of images. cache: read and write the disk cache (see `cache_folder`);
     without it equal items are still computed once. runtime: one of RUNTIMES, or "auto", see `runtimes.choose`.
     progress: is told a Step after each batch.
@@ -149,9 +149,9 @@ class _Extraction:
         found = np.zeros(len(keys), bool)
         if store:
             store.read(keys, first, features, found)
-            if self.tap == "pooled" and not self.view and not found.all():
-                # The output of every stage holds the pooled features too.
-                Store(store.folder.with_name("stages"), self.backbone.width).read(keys, first, features, found)
+            for wider in () if self.view else TAPS[TAPS.index(self.tap) + 1 :]:
+                if not found.all():
+                    Store(store.folder.with_name(wider), features.shape[1]).read(keys, first, features, found)
         # One may have looked a moment later than the others, or on another computer.
         return np.logical_and.reduce(processes.gathered(found))
 

