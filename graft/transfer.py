@@ -126,8 +126,9 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.history_: list[Epoch] = []
         metric = metric or default_metric(task, target)[0]
         self.climb_, strategy, epochs = None, self.strategy, self.epochs
+        read: dict[str, np.ndarray] = {}
         if isinstance(strategy, str) and strategy == AUTO:
-            self.climb_ = self._climb(backbone, items, target, task, metric, blocks, states, begun, progress)
+            self.climb_ = self._climb(backbone, items, target, task, metric, blocks, states, begun, progress, read)
             strategy, epochs = self.climb_.strategy, max(self.climb_.epochs, 1)
         self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr)
         self.strategy_ = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "plan")
@@ -144,7 +145,9 @@ class Transfer(ClassifierMixin, BaseEstimator):
             blocks = None if blocks is None else np.asarray(blocks)[inner]
         head = None
         if solved:
-            head = self._solve(self._views(backbone, items, self.plan_, progress), target, blocks)
+            # Without phases nothing was held out, and what "auto" read is what is wanted.
+            known = None if phases else read.get(self.strategy_)
+            head = self._solve(self._views(backbone, items, self.plan_, progress) if known is None else known, target, blocks, self.head)
         if phases:
             backbone = copy.deepcopy(backbone)
             plan = Plan(phases, self.plan_.reset, self.plan_.lora_rank)
@@ -160,8 +163,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         # A single view is not copied: it may be a file that does not fit into memory.
         return np.stack(views) if number > 1 else views[0][None]
 
-    def _solve(self, views: np.ndarray, target: np.ndarray, blocks: np.ndarray | None) -> LinearHead:
-        """The head on all views (v, n, d) of the items."""
+    def _solve(self, views: np.ndarray, target: np.ndarray, blocks: np.ndarray | None, kind: str) -> LinearHead:
+        """The head of a kind on all views (v, n, d) of the items."""
         number, n, width = views.shape
         if number > 1:
             # The views of one item are no independent evidence: they stay on one side when the head is chosen.
@@ -171,7 +174,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             views.reshape(number * n, width),
             target,
             self.task_,
-            kind=self.head,
+            kind=kind,
             n_classes=len(self.classes_) or None,
             class_weight=self.class_weight,
             seed=self.random_state,
@@ -189,21 +192,22 @@ class Transfer(ClassifierMixin, BaseEstimator):
         states: States | None,
         begun: float,
         progress: Progress,
+        read: dict[str, np.ndarray],
     ) -> Climb:
-        """What "auto" comes to on these items."""
-        read: dict[str, np.ndarray] = {}
+        """What "auto" comes to on these items. read: strategy -> features (views, n, d); filled in."""
         if backbone.modality == "image":
             # The output of every stage holds the pooled features too: one pass of the network serves both.
             read["head2toe"] = self._views(backbone, items, make_plan("head2toe", backbone.depth, 1, self.lr), progress)
             read["feature_extraction"] = read["head2toe"][..., -backbone.width :]
 
         def answer(strategy: str, epochs: int, fitted: np.ndarray, held: np.ndarray) -> np.ndarray:
-            plan = make_plan(strategy, backbone.depth, epochs, self.lr)
+            plan = make_plan(strategy, backbone.depth, max(epochs, 1), self.lr)
             inner = None if blocks is None else np.asarray(blocks)[fitted]
             if not plan.phases:
                 if strategy not in read:
                     read[strategy] = self._views(backbone, items, plan, progress)
-                return self._solve(read[strategy][:, fitted], target[fitted], inner).outputs(read[strategy][0, held])
+                kind = "closed" if self.head == "auto" and not epochs else self.head
+                return self._solve(read[strategy][:, fitted], target[fitted], inner, kind).outputs(read[strategy][0, held])
             model = clone(self).set_params(backbone=backbone, strategy=strategy, epochs=epochs)
             some, classes = View(items, fitted), self.classes_.tolist()
             model.fit_encoded(some, target[fitted], task, classes, blocks=inner, metric=metric, states=states, progress=progress)
