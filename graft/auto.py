@@ -87,6 +87,7 @@ def climb(
     """The strategy that held-out items support, the cheapest first.
 
     answer: (strategy, epochs, fitted, held) -> outputs for the items `held` of the strategy fitted on `fitted`, both indices.
+    epochs is 0 where strategies of FREE are compared with each other: a cheap head tells their features apart as well.
     target: (n,) or (n, c), of the training items. metric: name of the one to choose by. epochs_for: (strategy, strategies that
     are left) -> epochs that there is time for, 0 for none; None: only what costs next to nothing is compared.
     Strategies of FREE answer for every item once, by folds, or for 500 items of many; those of DEARER for one held-out fifth. It
@@ -105,11 +106,11 @@ def climb(
     best, no_budget = first, "there is no budget for finding out whether retraining pays."
     if others:
         parts = folds(target, task, _INNER_FOLDS, seed, blocks=blocks)[: n_parts(n)]
-        ladder.start(first, parts)
+        ladder.start(first, parts, epochs=0)
         for name in others:
             if few := ladder.too_few(best):
                 return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, late)}: {few}")
-            best = ladder.better(best, name, 1, parts)
+            best = ladder.better(best, name, 0, parts)
         if few := ladder.too_few(best):
             return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, late)}: {few}")
     if epochs_for is None:
@@ -149,12 +150,12 @@ class _Ladder:
         self.rungs: list[Rung] = []
         self.outputs: dict[str, np.ndarray] = {}
 
-    def start(self, name: str, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    def start(self, name: str, parts: Sequence[tuple[np.ndarray, np.ndarray]], epochs: int = 1) -> None:
         """Answer with the strategy that others are compared with on these parts."""
-        seconds = self.held(name, parts)
+        seconds = self.held(name, parts, epochs)
         self.rungs.append(Rung(name, self.score(name), seconds, "what the others are compared with"))
 
-    def held(self, name: str, parts: Sequence[tuple[np.ndarray, np.ndarray]], epochs: int = 1) -> float:
+    def held(self, name: str, parts: Sequence[tuple[np.ndarray, np.ndarray]], epochs: int) -> float:
         """Answer for the held-out items of the parts; returns the seconds it took."""
         begun = time.perf_counter()
         self.judged = np.concatenate([held for _, held in parts])

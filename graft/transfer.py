@@ -53,7 +53,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
     frozen features and goes on only while held-out items support it, see `graft.auto.climb`.
     task: "classification", "multilabel" or "regression"; "auto" tells by y: numbers with fractions are a regression,
     a list of labels for each item (or a matrix of 0 and 1) is multi-label, all else is classification.
-    head: kind of the closed-form or convex head ("logistic", "lda", "ridge"; "auto" chooses inside the training data).
+    head: kind of the closed-form or convex head ("logistic", "lda", "ridge"; "auto" chooses inside the training data, "closed"
+    among those in closed form, the cheapest).
     epochs, lr: what the strategy is called with. lr is the head's rate; backbones learn at fractions of it.
     class_weight: None, or "balanced".
     budget: for "auto", seconds or text ("5m") to spend; None: nothing is retrained.
@@ -127,8 +128,9 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.history_: list[Epoch] = []
         metric = metric or default_metric(task, target)[0]
         self.climb_, strategy, epochs = None, self.strategy, self.epochs
+        read: dict[str, np.ndarray] = {}
         if isinstance(strategy, str) and strategy == AUTO:
-            self.climb_ = self._climb(backbone, items, target, task, metric, blocks, states, begun, progress)
+            self.climb_, read = self._climb(backbone, items, target, task, metric, blocks, states, begun, progress)
             strategy, epochs = self.climb_.strategy, max(self.climb_.epochs, 1)
         self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr)
         self.strategy_ = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "plan")
@@ -145,7 +147,9 @@ class Transfer(ClassifierMixin, BaseEstimator):
             blocks = None if blocks is None else np.asarray(blocks)[inner]
         head = None
         if solved:
-            head = self._solve(self._views(backbone, items, self.plan_, progress), target, blocks)
+            # Without phases nothing was held out, and what "auto" read is what is wanted.
+            known = None if phases else read.get(self.strategy_)
+            head = self._solve(self._views(backbone, items, self.plan_, progress) if known is None else known, target, blocks, self.head)
         if phases:
             backbone = copy.deepcopy(backbone)
             plan = Plan(phases, self.plan_.reset, self.plan_.lora_rank)
@@ -161,8 +165,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         # A single view is not copied: it may be a file that does not fit into memory.
         return np.stack(views) if number > 1 else views[0][None]
 
-    def _solve(self, views: np.ndarray, target: np.ndarray, blocks: np.ndarray | None) -> LinearHead:
-        """The head on all views (v, n, d) of the items."""
+    def _solve(self, views: np.ndarray, target: np.ndarray, blocks: np.ndarray | None, kind: str) -> LinearHead:
+        """The head of a kind on all views (v, n, d) of the items."""
         number, n, width = views.shape
         if number > 1:
             # The views of one item are no independent evidence: they stay on one side when the head is chosen.
@@ -172,7 +176,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             views.reshape(number * n, width),
             target,
             self.task_,
-            kind=self.head,
+            kind=kind,
             n_classes=len(self.classes_) or None,
             class_weight=self.class_weight,
             seed=self.random_state,
@@ -190,8 +194,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         states: States | None,
         begun: float,
         progress: Progress,
-    ) -> Climb:
-        """What "auto" comes to on these items."""
+    ) -> tuple[Climb, dict[str, np.ndarray]]:
+        """What "auto" comes to on these items, and strategy -> features (views, n, d) that it read on the way."""
         read: dict[str, np.ndarray] = {}
         widest = FREE[backbone.modality][-1]
         if widest in free(backbone.modality, len(target)):
@@ -200,12 +204,13 @@ class Transfer(ClassifierMixin, BaseEstimator):
             read[PROBE] = read[widest][..., -backbone.width :]
 
         def answer(strategy: str, epochs: int, fitted: np.ndarray, held: np.ndarray) -> np.ndarray:
-            plan = make_plan(strategy, backbone.depth, epochs, self.lr)
+            plan = make_plan(strategy, backbone.depth, max(epochs, 1), self.lr)
             inner = None if blocks is None else np.asarray(blocks)[fitted]
             if not plan.phases:
                 if strategy not in read:
                     read[strategy] = self._views(backbone, items, plan, progress)
-                return self._solve(read[strategy][:, fitted], target[fitted], inner).outputs(read[strategy][0, held])
+                kind = "closed" if self.head == "auto" and not epochs else self.head
+                return self._solve(read[strategy][:, fitted], target[fitted], inner, kind).outputs(read[strategy][0, held])
             model = clone(self).set_params(backbone=backbone, strategy=strategy, epochs=epochs)
             some, classes = View(items, fitted), self.classes_.tolist()
             model.fit_encoded(some, target[fitted], task, classes, blocks=inner, metric=metric, states=states, progress=progress)
@@ -232,7 +237,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
                 # A clock decides this once; the same call then does the same again.
                 return int(remembered(f"epochs {strategy} {about}", decide))
 
-        return climb(
+        found = climb(
             answer,
             target,
             task,
@@ -242,6 +247,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             blocks=blocks,
             epochs_for=epochs_for,
         )
+        return found, read
 
     def _train(
         self,

@@ -55,6 +55,8 @@ def test_every_item_is_answered_for_once_by_what_is_free_and_a_fifth_by_what_is_
     log = []
     came_to({}, log=log)
     assert [held for name, _, held in log if name == "head2toe"] == [40] * 5
+    # Nothing is trained to compare them: epochs are 0.
+    assert {epochs for _, epochs, _ in log} == {0}
     log.clear()
     climbed = came_to({"lp_ft": 0.0}, modality="text", epochs_for=lambda strategy, left: 7, log=log)
     assert [held for name, _, held in log if name == "feature_extraction"] == [40] * 5 + [40]

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from graft.errors import GraftError
 from graft.evaluate import measure
 from graft.heads import HEADS, LinearHead, cross_validate, fit_head
-from graft.heads.choose import temperature_of
+from graft.heads.choose import View, along, inner_folds, temperature_of
 from graft.heads.kinds import lda, logistic, ridge
 from graft.heads.scatter import Scatter, principal_axes
 from graft.records import TASKS
@@ -328,6 +328,46 @@ def test_a_path_is_left_where_it_gets_worse():
     assert 2.0 in taken and 1.0 not in taken
 
 
+def test_a_path_is_left_where_it_cannot_reach_its_rival_or_hardly_gains():
+    features, y = made("classification")
+    target, weights = np.eye(3, dtype=np.float32)[y], np.ones(120)
+    view, parts = View(ready(features), target, weights, False), inner_folds(target, "classification", 10, 0, None)
+
+    def taken(least_gain, rival=-np.inf):
+        def path(features, target, weights, task, strengths=(1.0, 0.1, 0.01, 0.001)):
+            yield from logistic(features, target, weights, task, strengths)
+
+        path.least_gain = least_gain
+        choices = list(along(path, "path", view, target, weights, "classification", parts, None, False, (0.0, rival)))
+        return [choice.strength for choice in choices], [choice.score[1] for choice in choices]
+
+    strengths, scores = taken(0.0)
+    assert strengths[:3] == [1.0, 0.1, 0.01] and scores[0] < scores[1] < scores[2]
+    # After its second step three more gains like the last one are what it may lack, and no more.
+    reach = scores[1] + 3 * (scores[1] - scores[0])
+    assert len(taken(0.0, reach + 0.01)[0]) == 2 and len(taken(0.0, reach - 0.01)[0]) > 2
+    share = (scores[1] - scores[0]) / -scores[1]
+    assert len(taken(share * 1.01)[0]) == 2 and len(taken(share * 0.99)[0]) > 2
+
+
+def test_closed_chooses_among_the_kinds_in_closed_form_alone():
+    features, y = made("classification", n=300)
+    chosen = fit_head(features, y, "classification", kind="closed")
+    assert fit_head(features, y, "classification").kind == "logistic" and chosen.kind in ("lda", "ridge")
+    alike = fit_head(features, y, "classification", kind=chosen.kind)
+    assert chosen.outputs(features) == pytest.approx(alike.outputs(features), abs=1e-6)
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+def test_of_many_items_some_tell_whether_to_standardise_and_all_are_fitted(unequal):
+    features, y = made("classification", n=900)
+    noise = np.random.default_rng(1).normal(size=(900, 40)).astype(np.float32) * (30 if unequal else 1)
+    features = np.hstack([features, noise])
+    head = fit_head(features, y, "classification", kind="ridge")
+    assert (np.ptp(head.scale) > 1) == unequal
+    assert head.mean == pytest.approx(features.mean(axis=0), abs=1e-4)
+
+
 def test_held_out_outputs_come_from_heads_that_did_not_see_the_item():
     rng = np.random.default_rng(0)
     features, y = rng.normal(size=(60, 100)), rng.integers(2, size=60)
@@ -364,7 +404,7 @@ def bad(**change):
         ({"y": np.full(20, np.nan), "task": "regression"}, "y of 20 items is not finite"),
         ({"features": np.zeros((2, 3)), "y": np.zeros(2), "task": "regression"}, "2 items to fit on, expected at least 3"),
         ({"kind": "logistik"}, r"unknown head 'logistik'.*Did you mean 'logistic'\?"),
-        ({"kind": "lda", "y": np.ones(20), "task": "regression"}, "head 'lda' does not serve regression, expected auto or one of ridge"),
+        ({"kind": "lda", "y": np.ones(20), "task": "regression"}, "head 'lda' does not serve regression, expected auto, closed or"),
         ({"class_weight": "blanced"}, "class_weight='blanced', expected None, 'balanced'"),
         ({"class_weight": np.ones(2)}, r"class_weight has shape \(2,\), expected 3 numbers"),
         ({"class_weight": "balanced", "y": np.ones(20), "task": "regression"}, "class_weight was given for regression"),

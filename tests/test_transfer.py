@@ -11,6 +11,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+from graft import transfer
 from graft.backbones.tiny import load as tiny
 from graft.errors import GraftError
 from graft.features import States, extract
@@ -141,6 +142,16 @@ def test_a_plan_and_a_function_are_taken_where_a_name_is():
             any(not np.allclose(a.detach(), b.detach()) for a, b in zip(*pair, strict=True)) for pair in zip(before, after, strict=True)
         ]
         assert moved == [True, False, False, False]
+
+
+def test_auto_reads_the_features_once_and_solves_on_them_as_the_strategy_alone_would(monkeypatch):
+    X, y = pictures()
+    reads, read = [], transfer.extract
+    monkeypatch.setattr(transfer, "extract", lambda *args, **named: reads.append(named["tap"]) or read(*args, **named))
+    chosen = Transfer("tiny:image").fit(X, y)
+    assert reads == ["stages"]
+    alone = Transfer("tiny:image", chosen.strategy_).fit(X, y)
+    np.testing.assert_allclose(chosen.predict_proba(X), alone.predict_proba(X), atol=1e-6)
 
 
 def test_a_leading_phase_of_the_head_alone_is_solved_exactly():

@@ -30,9 +30,10 @@ def fit_head(
     blocks: np.ndarray | None = None,
     metric: "str | Metric | None" = None,
 ) -> LinearHead:
-    """The head whose strength (and for "auto" whose kind) does best on held-out parts of these items.
+    """The head whose strength (and for "auto" and "closed" whose kind) does best on held-out parts of these items.
 
-    features: (n, d). y: as in `evaluate`. kind: a name in HEADS, "auto", or a function of the same form.
+    features: (n, d). y: as in `evaluate`. kind: a name in HEADS, "auto", "closed" (of those in closed form, the cheapest), or a
+    function of the same form.
     n_classes: c, where y need not hold every class; 1 + the largest unless given. class_weight: None, "balanced", or (c,).
     seed: of the inner folds. blocks: (n,) items of one block stay on one side. metric: what to choose by; None: log loss or
     squared error, which choose at least as well for accuracy too, as they are less coarse. Ties go to what comes first.
@@ -46,11 +47,12 @@ def fit_head(
     paths = _paths(kind, task)
     parts = inner_folds(target, task, features.shape[1], seed, blocks)
     best: Choice | None = None
-    view = choose_view(features, target, weights, task)
+    view = choose_view(features, target, weights, task, seed)
     # Leave-one-out is free for ridge, but flatters it beside kinds that are judged by folds, and leaks between items of a block.
     leave_one_out = list(paths.values()) == [ridge] and blocks is None
     for name, path in paths.items():
-        for choice in along(path, name, view, target, weights, task, parts, metric, leave_one_out):
+        rival = (-np.inf, -np.inf) if best is None else best.score
+        for choice in along(path, name, view, target, weights, task, parts, metric, leave_one_out, rival):
             if best is None or choice.score > best.score:
                 best = choice
     assert best is not None
@@ -99,11 +101,13 @@ def _assemble(choice: Choice, weight: np.ndarray, bias: np.ndarray, columns: np.
 def _paths(kind: "str | Callable[..., Path]", task: Task) -> dict[str, Callable[..., Path]]:
     """The kinds to choose from, by name."""
     fitting = [name for name in HEADS if task in HEADS[name].tasks]
-    if kind == "auto":
-        return {name: HEADS[name] for name in fitting}
+    if kind in ("auto", "closed"):
+        # What is cheap first: the others then know what they have to reach.
+        cheap, dear = ([name for name in fitting if is_closed(HEADS[name]) == closed] for closed in (True, False))
+        return {name: HEADS[name] for name in (cheap if kind == "closed" else cheap + dear)}
     path = HEADS.resolve(kind)
     if task not in getattr(path, "tasks", (task,)):
-        raise GraftError(f"head {kind!r} does not serve {task}, expected auto or one of {', '.join(fitting)}")
+        raise GraftError(f"head {kind!r} does not serve {task}, expected auto, closed or one of {', '.join(fitting)}")
     return {kind if isinstance(kind, str) else getattr(kind, "__name__", "custom"): path}
 
 
