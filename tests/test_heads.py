@@ -429,3 +429,11 @@ def test_items_tested_by_no_fold_are_counted():
     features, y = made("classification", n=30)
     with pytest.raises(GraftError, match="20 of 30 items are tested by no fold"):
         cross_validate(features, y, "classification", [(np.arange(10, 30), np.arange(10))])
+
+
+@pytest.mark.parametrize("kind", ["auto", "closed", *HEADS])
+def test_features_that_are_the_same_for_all_items_tell_how_frequent_classes_are(kind):
+    """Truth: without information the frequencies of classes are the best probabilities there are."""
+    features, y = np.zeros((40, 6), np.float32), np.repeat([0, 1], [30, 10])
+    outputs = fit_head(features, y, "classification", kind=kind).outputs(features[:2])
+    np.testing.assert_allclose(outputs, [[0.75, 0.25]] * 2, atol=0.08)

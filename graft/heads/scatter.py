@@ -14,6 +14,9 @@ def principal_axes(features: np.ndarray, weights: np.ndarray) -> tuple[np.ndarra
     """
     share = (weights / weights.sum()).astype(np.float32)
     root, centre = np.sqrt(share)[:, None], share @ features
+    if not features.shape[1]:
+        # Every feature is the same for all items: a dead network's head can only tell how frequent classes are.
+        return centre, np.zeros((0, 0), np.float32), np.zeros((len(features), 0), np.float32)
     tilted = (features - centre) * root
     wide = len(tilted) < tilted.shape[1]
     # evd takes half the time of SciPy's default when all axes are wanted (44 against 80 ms for 800).
