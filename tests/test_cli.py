@@ -15,6 +15,7 @@ from PIL import Image
 
 import graft
 from graft import cli
+from graft.cli.show import progress_bar
 from graft.errors import GraftError, UnreadableItems
 from graft.records import Epoch, Finding, Note, Result, Step, Verdict
 
@@ -296,7 +297,7 @@ def test_predict_writes_the_same_csv_to_the_screen_and_to_a_file(command, stand_
 
 
 def test_progress_is_quiet_where_nobody_watches(capsys):
-    with cli._progress() as progress:
+    with progress_bar() as progress:
         progress(Step("extracting", 1, 2))
         assert capsys.readouterr() == ("", "")
         progress(Note("estimate: about 9 s"))
@@ -305,7 +306,7 @@ def test_progress_is_quiet_where_nobody_watches(capsys):
 
 def test_progress_moves_with_steps_and_epochs_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with cli._progress() as progress:
+    with progress_bar() as progress:
         progress(Step("extracting tiny:text", 5, 10))
         progress(Step("extracting tiny:text", 10, 10))
         progress(Epoch(0, 1, 0.25, 0.875, 0.1))
