@@ -93,6 +93,21 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """What one is worth more than the other on the same items.
+
+    effect: in the metric's unit, turned so that above zero is better for the first. interval: 95 %, (low, high). p: two-sided, that so
+    large a difference comes up where there is none. n: items judged. test: name of the statistical test.
+    """
+
+    effect: float
+    interval: tuple[float, float]
+    p: float
+    n: int
+    test: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something about the data that its owner should know.
 
