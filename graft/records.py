@@ -188,6 +188,8 @@ class Result:
     confusion: list[list[int]] = field(default_factory=list)  # rows: true class, columns: predicted, in the order of classes
     label_curve: dict[str, Any] = field(default_factory=dict)  # {"sentence", "curves": {name: [{"n", "score", "interval"}]}}
     weights: list[dict[str, Any]] = field(default_factory=list)  # {"backbone", "licence", "pretrained_on", "parameters", "fingerprint"}
+    plan: dict[str, Any] = field(default_factory=dict)  # of the chosen model: {"groups": names, input side first, ...fields of Plan}
+    keep: dict[str, Any] = field(default_factory=dict)  # what was forgotten of the source task; see `study.keep.forgetting`
     command: str = ""  # repeats this run
 
     def to_dict(self) -> dict[str, Any]:

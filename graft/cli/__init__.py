@@ -6,12 +6,14 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graft.budget import budget_seconds
+from graft.cli.compare import compare
 from graft.cli.options import Backbones, Data, Group, Image, Label, Seed, Split, TaskName, Text
 from graft.cli.show import Progress, Rows, number, print_findings, print_table, progress_bar, rate, say, show_warning, span
 from graft.errors import GraftError, UnreadableItems, near_miss
@@ -62,6 +64,9 @@ def run(
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="Number to choose by. See: graft list metrics")] = None,
     budget: Annotated[str | None, typer.Option(metavar="TIME", help="Time to spend, e.g. 90s, 10m, 2h.")] = None,
     seed: Seed = 0,
+    keep: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Data of a task that the weights could do before: say what of it was forgotten.")
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write losses and scores to RUN/tensorboard as well.")] = False,
 ) -> None:
     """Find the best model for DATA, and judge it.
@@ -83,6 +88,7 @@ def run(
             metric=metric,
             budget=seconds,
             seed=seed,
+            keep=keep,
             progress=progress,
             command=shlex.join(["graft", *sys.argv[1:]]),
         )
@@ -96,6 +102,8 @@ def run(
             typer.echo(f"{name}: {control['note']}, {control['seconds']:.0f} s")
     if done.result.label_curve:
         typer.echo(done.result.label_curve["sentence"])
+    if done.result.keep:
+        typer.echo(done.result.keep["sentence"])
     typer.echo(f"\nThe page:  {out / 'report.html'}\nThe model: {out / 'model'}")
 
 
@@ -162,6 +170,7 @@ def plan(
     backbone: Annotated[str | None, typer.Option(metavar="SOURCE:NAME", help="Names the layer groups; four unnamed ones without.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training items.")] = 10,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    chart: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Write the plan as a picture, too.")] = None,
 ) -> None:
     """Show what a strategy will do.
 
@@ -170,6 +179,8 @@ def plan(
     from graft import auto, strategies
 
     if strategy == auto.AUTO:
+        if chart is not None:
+            raise GraftError("--chart: auto is no single plan, expected a strategy that is one. See: graft list strategies")
         typer.echo(f"{strategy}: {_AUTO}")
         for line in auto.describe():
             typer.echo(line)
@@ -184,9 +195,17 @@ def plan(
     typer.echo(f"{strategy}: {strategies.STRATEGIES.describe(strategy)}\nSource: {strategies.STRATEGIES.sources[strategy]}")
     for remark in strategies.remarks(planned):
         typer.echo(remark)
+    from graft.report import plan_chart
+
+    drawn = {"groups": names, **asdict(planned)}
+    typer.echo("\n" + "\n".join(plan_chart.text_chart(drawn)) + "\n")
     if planned.phases:
         rows = strategies.table(planned, names)
         print_table(tuple(rows[0]), [tuple(rate(cell) for cell in row.values()) for row in rows])
+    if chart is not None:
+        chart.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(chart) as file:
+            file.write(plan_chart.chart_file(drawn, f"{strategy}, {epochs} epochs"))
 
 
 @app.command()
@@ -218,6 +237,9 @@ def predict(
     with replacing(out) as file:
         csv.writer(file, lineterminator="\n").writerows([header])
         csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+app.command()(compare)
 
 
 @app.command("list")

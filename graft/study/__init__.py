@@ -21,9 +21,11 @@ from graft.items import open_image
 from graft.records import Epoch, Event, Mistake, Note, Result, Verdict
 from graft.report import write_report
 from graft.study import folder
+from graft.study.comparison import Comparison, compare
 from graft.study.controls import SCRATCH, Classical, Scratch
 from graft.study.curve import label_curve
 from graft.study.judge import TRANSFER, Judged, judge_classical, judge_scratch, judge_transfer, most_wrong, parts
+from graft.study.keep import forgetting, source_task
 from graft.study.material import Candidate, Material, choose_metric, known_strategies
 from graft.study.times import Clock, affordable, resolve_budget
 from graft.transfer import Transfer
@@ -31,7 +33,7 @@ from graft.transfer import Transfer
 _MISTAKES = 12
 _LIBRARIES = ("numpy", "scikit-learn", "torch", "timm", "transformers", "pandas", "pyarrow", "pillow")
 
-__all__ = ["Study", "rank", "run"]
+__all__ = ["Comparison", "Study", "compare", "rank", "run"]
 
 
 @dataclass
@@ -69,6 +71,7 @@ def run(
     metric: str | None = None,
     budget: str | float | None = None,
     seed: int = 0,
+    keep: Any = None,
     progress: Callable[[Event], None] | None = None,
     command: str = "",
 ) -> Study:
@@ -76,8 +79,9 @@ def run(
 
     data: a Dataset, or whatever `graft.load` takes. out: folder to leave everything in. backbone, strategy: candidates;
     a shortlist and `auto` unless given. metric: the number to choose by. budget: time to spend, "10m" or seconds; without it
-    `auto` retrains nothing, and named strategies take what they need. seed: of everything drawn. progress: is told what
-    happens. command: what repeats this, for the page.
+    `auto` retrains nothing, and named strategies take what they need. seed: of everything drawn. keep: a data set of the source
+    task, same kind of inputs and labels of its own: what the chosen model forgot of it is told, in time beyond the budget. progress:
+    is told what happens. command: what repeats this, for the page.
 
     Choosing sees only training items. The judged items are the given test part, or each fold's test part in turn.
     The same call on one machine gives the same numbers but for times. Raises GraftError for what the caller can mend.
@@ -90,6 +94,7 @@ def run(
 
     dataset = check(data if isinstance(data, Dataset) else load(data), progress=log)
     assert dataset.task is not None and dataset.target is not None  # what `load` gives is labelled
+    source = None if keep is None else source_task(keep, dataset, log)
     strategies = named or [AUTO]
     cut = parts(dataset, seed)
     metric, why = choose_metric(dataset.task, dataset.target[cut.train], metric)
@@ -153,6 +158,9 @@ def run(
     curve = label_curve(judged, chosen, classical, scratch)
     verdict = judged.verdict(judged.better_control())
     log.note(str(verdict))
+    kept = {} if source is None else forgetting(source, material.backbones[chosen.backbone], model, seed=seed, progress=log)
+    if kept:
+        log.note(kept["sentence"])
 
     score, (index, outputs) = judged.score(TRANSFER), judged.first_pass()
     classified = dataset.task != "regression"
@@ -183,6 +191,8 @@ def run(
         confusion=confusion(material.target[index], outputs).tolist() if dataset.task == "classification" else [],
         label_curve=curve,
         weights=[_weights(material, name) for name in material.backbones],
+        plan={"groups": list(material.backbones[chosen.backbone].stage_names), **asdict(model.plan_)},
+        keep=kept,
         command=command or f"graft.run({dataset.name!r}, backbone={list(material.backbones)!r}, strategy={strategies!r}, seed={seed})",
     )
     study = Study(result, verdict, model, _mistakes(material, index, outputs), {name: judged.scores(name) for name in judged.outputs})
