@@ -240,3 +240,11 @@ def test_the_folder_holds_the_numbers_and_the_page_that_is_made_of_them(found, t
     assert numbers == json.loads(json.dumps(found.to_dict()))
     write_comparison(numbers, tmp_path / "again.html")
     assert (tmp_path / "again.html").read_text() == (tmp_path / "new" / "comparison.html").read_text()
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("accuracy", -1), ("log_loss", 1)])
+def test_the_rate_that_does_best_on_the_held_out_part_is_chosen(metric, sign, monkeypatch):
+    # In the metric's own unit: the middle rate is the best whichever way is better.
+    monkeypatch.setattr(comparison._Contest, "score", lambda self, model, index: sign * abs(np.log(model.lr / 1e-3)))
+    found = compare(table(40), "tiny:text", ["feature_extraction", "full"], rates=(1e-4, 1e-3, 1e-2), epochs=1, metric=metric)
+    assert rival(found, "full").rates == [1e-3] * 5
