@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graft.data import check, load
     from graft.evaluate import verdict
-    from graft.study import rank, run
+    from graft.study import compare, rank, run
     from graft.transfer import Transfer
 
 __version__ = "0.1.0"
-__all__ = ["Transfer", "check", "load", "rank", "run", "verdict"]
+__all__ = ["Transfer", "check", "compare", "load", "rank", "run", "verdict"]
 
 _ROOMS = {
     "Transfer": "graft.transfer",
     "check": "graft.data",
+    "compare": "graft.study",
     "load": "graft.data",
     "rank": "graft.study",
     "run": "graft.study",

@@ -12,6 +12,10 @@ class UnreadableItems(GraftError):
     """Items that no one can read: files that are gone, torn, or no images."""
 
 
+class Diverged(GraftError):
+    """Training whose loss is no finite number any more: a lower rate may mend it."""
+
+
 def near_miss(value: object, allowed: Iterable[object]) -> str:
     """The end of an error message: " Did you mean 'x'?" where an allowed value is close, else "".
 

@@ -7,14 +7,14 @@ probabilities; regression: y (n,) and outputs (n,) values.
 
 from collections.abc import Callable, Sequence
 from math import inf, isfinite
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
 from graft.errors import GraftError, near_miss
 from graft.outputs import decision
-from graft.records import Score, Task, Verdict
+from graft.records import Difference, Score, Task, Verdict
 from graft.registry import Registry
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -240,17 +240,39 @@ def verdict(
     Raises GraftError when the two have different numbers of folds, none, or scores that are not finite.
     Source: Nadeau & Bengio 2003, doi:10.1023/A:1024068626366.
     """
-    transfer, control = np.asarray(transfer_scores, float), np.asarray(control_scores, float)
-    if transfer.shape != control.shape or transfer.ndim != 1 or not len(transfer):
+    names = ("transfer", against)
+    return _judge(difference_over_folds(transfer_scores, control_scores, n_train=n_train, n_test=n_test, n=n, names=names), against)
+
+
+def difference_over_folds(
+    first: Sequence[float], second: Sequence[float], *, n_train: int, n_test: int, n: int, names: tuple[str, str] = ("first", "second")
+) -> Difference:
+    """First minus second over the same folds, by the corrected resampled t. Arguments, errors and source: as in `verdict`."""
+    ours, theirs = np.asarray(first, float), np.asarray(second, float)
+    if ours.shape != theirs.shape or ours.ndim != 1 or not len(ours):
         raise GraftError(
-            f"verdict: transfer has {transfer.size} scores and {against} has {control.size}, expected one of each for every fold. "
+            f"verdict: {names[0]} has {ours.size} scores and {names[1]} has {theirs.size}, expected one of each for every fold. "
             "Score both on the same folds."
         )
-    if not np.isfinite(transfer - control).all():
-        raise GraftError(f"verdict: fold {int(np.argmin(np.isfinite(transfer - control)))} has a score that is not finite. Leave it out.")
-    differences = transfer - control
+    if not np.isfinite(ours - theirs).all():
+        raise GraftError(f"verdict: fold {int(np.argmin(np.isfinite(ours - theirs)))} has a score that is not finite. Leave it out.")
+    differences = ours - theirs
     effect, half = float(differences.mean()), _half_width(differences, n_train, n_test)
-    return _judge(effect, (effect - half, effect + half), against, n, f"corrected resampled t over {len(differences)} folds")
+    error, test = _standard_error(differences, n_train, n_test), f"corrected resampled t over {len(differences)} folds"
+    p = 2 * float(stats.t.sf(abs(effect) / error, len(differences) - 1)) if isfinite(error) else 1.0
+    return Difference(effect, (effect - half, effect + half), p, n, test)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """(m,) p-values adjusted for all m being looked at: what is below 0.05 is wrong about any of them in at most 5 % of such studies.
+
+    p_values: (m,), each in [0, 1]. Source: Holm 1979, Scandinavian Journal of Statistics 6, 65-70.
+    """
+    p = np.asarray(p_values, float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted
 
 
 def interval_over_items(metric: str | Metric, y: np.ndarray, outputs: np.ndarray, seed: int, draws: int = _DRAWS) -> Score:
@@ -279,30 +301,39 @@ def verdict_on_items(
     side before resampling, as Bonett & Price 2012 (doi:10.3102/1076998611411915) do for paired shares; without it a
     few disagreements in a small test set pass for certainty. The effect itself is the plain difference.
     """
-    judge, y, transfer = _checked(metric, y, transfer_outputs)
-    _, _, control = _checked(metric, y, control_outputs)
-    effect = signed(judge, float(judge(y, transfer))) - signed(judge, float(judge(y, control)))
+    return _judge(difference_on_items(metric, y, transfer_outputs, control_outputs, seed=seed), against)
+
+
+def difference_on_items(metric: str | Metric, y: np.ndarray, first: np.ndarray, second: np.ndarray, *, seed: int) -> Difference:
+    """First minus second on one test set, by the paired bootstrap of `verdict_on_items`.
+
+    p: twice the share of draws on the other side of zero, the observed difference counted among them, so at least 2 / 2001
+    (Davison & Hinkley 1997, eq. 4.11).
+    """
+    judge, y, ours = _checked(metric, y, first)
+    _, _, theirs = _checked(metric, y, second)
+    effect = signed(judge, float(judge(y, ours))) - signed(judge, float(judge(y, theirs)))
     test = f"paired bootstrap over {len(y)} items"
     if len(y) < 2:
-        return _judge(effect, (-inf, inf), against, len(y), test)
+        return Difference(effect, (-inf, inf), 1.0, len(y), test)
     if getattr(judge, "per_item", None) is not None:
-        gains = signed(judge, 1.0) * (judge.per_item(y, transfer) - judge.per_item(y, control))
+        gains = signed(judge, 1.0) * (judge.per_item(y, ours) - judge.per_item(y, theirs))
         low, high = judge.bounds
         one_item = high - low if isfinite(high - low) else float(np.abs(gains).max())
         gains = np.append(gains, (one_item, -one_item))
         differences = _resampled_means(gains, seed, _DRAWS)
     else:
-        of_transfer, of_control = _resampled(judge, y, (transfer, control), seed, _DRAWS)
-        differences = signed(judge, 1.0) * (of_transfer - of_control)
+        of_ours, of_theirs = _resampled(judge, y, (ours, theirs), seed, _DRAWS)
+        differences = signed(judge, 1.0) * (of_ours - of_theirs)
     low, high = np.quantile(differences, (0.025, 0.975))
-    return _judge(effect, (float(low), float(high)), against, len(y), test)
+    beyond = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return Difference(effect, (float(low), float(high)), min(1.0, 2 * (1 + beyond) / (1 + len(differences))), len(y), test)
 
 
-def _judge(effect: float, interval: tuple[float, float], against: str, n: int, test: str) -> Verdict:
-    low, high = interval
-    if low > 0:
-        return Verdict("helps", effect, interval, against, n, test)
-    return Verdict("hurts" if high < 0 else "no difference shown", effect, interval, against, n, test)
+def _judge(difference: Difference, against: str) -> Verdict:
+    low, high = difference.interval
+    outcome: Literal["helps", "no difference shown", "hurts"] = "helps" if low > 0 else "hurts" if high < 0 else "no difference shown"
+    return Verdict(outcome, difference.effect, difference.interval, against, difference.n, difference.test)
 
 
 def _half_width(values: np.ndarray, n_train: int, n_test: int) -> float:
@@ -313,8 +344,14 @@ def _half_width(values: np.ndarray, n_train: int, n_test: int) -> float:
     """
     if len(values) < 2:
         return inf
+    return float(stats.t.ppf(0.975, len(values) - 1)) * _standard_error(values, n_train, n_test)
+
+
+def _standard_error(values: np.ndarray, n_train: int, n_test: int) -> float:
+    if len(values) < 2:
+        return inf
     spread = max(float(values.std(ddof=1)), 1 / n_test)
-    return float(stats.t.ppf(0.975, len(values) - 1)) * spread * float(np.sqrt(1 / len(values) + n_test / n_train))
+    return spread * float(np.sqrt(1 / len(values) + n_test / n_train))
 
 
 def _resampled(judge: Metric, y: np.ndarray, sides: Sequence[np.ndarray], seed: int, draws: int) -> np.ndarray:

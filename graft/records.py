@@ -94,6 +94,21 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """What one is worth more than the other on the same items.
+
+    effect: in the metric's unit, turned so that above zero is better for the first. interval: 95 %, (low, high). p: two-sided, that so
+    large a difference comes up where there is none. n: items judged. test: name of the statistical test.
+    """
+
+    effect: float
+    interval: tuple[float, float]
+    p: float
+    n: int
+    test: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something about the data that its owner should know.
 
@@ -174,6 +189,8 @@ class Result:
     confusion: list[list[int]] = field(default_factory=list)  # rows: true class, columns: predicted, in the order of classes
     label_curve: dict[str, Any] = field(default_factory=dict)  # {"sentence", "curves": {name: [{"n", "score", "interval"}]}}
     weights: list[dict[str, Any]] = field(default_factory=list)  # {"backbone", "licence", "pretrained_on", "parameters", "fingerprint"}
+    plan: dict[str, Any] = field(default_factory=dict)  # of the chosen model: {"groups": names, input side first, ...fields of Plan}
+    keep: dict[str, Any] = field(default_factory=dict)  # what was forgotten of the source task; see `study.keep.forgetting`
     command: str = ""  # repeats this run
 
     def to_dict(self) -> dict[str, Any]:

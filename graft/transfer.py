@@ -454,7 +454,7 @@ def training_speed(backbone: Backbone, items: Sequence[Any], target: np.ndarray,
     return remembered(f"training {machine(device_of(backbone))} {backbone.fingerprint()} {len(target)} {hash_of(target)}", measure)
 
 
-def epoch_seconds(backbone: Backbone, strategy: str, n_items: int, training_speed: float) -> float:
+def epoch_seconds(backbone: Backbone, strategy: "str | Callable[..., Plan]", n_items: int, training_speed: float) -> float:
     """Seconds that an epoch of the strategy takes, about: of what is frozen nothing is run but once.
 
     training_speed: items a second that the whole network learns from; a third of that time is the forward pass.

@@ -15,6 +15,7 @@ from PIL import Image
 
 import graft
 from graft import cli
+from graft.cli.show import progress_bar
 from graft.errors import GraftError, UnreadableItems
 from graft.records import Epoch, Finding, Note, Result, Step, Verdict
 
@@ -124,14 +125,29 @@ def test_run_hands_every_flag_on_and_ends_with_verdict_table_and_page(command, s
 
     stand_in("study", run=run)
     flags = ["--label", "intent", "--text", "title", "--text", "body", "--split", "part", "--group", "user", "--task", "classification"]
-    choices = ["--backbone", "a:b", "--backbone", "c:d", "--strategy", "lp_ft", "--metric", "accuracy", "--budget", "2m", "--seed", "3"]
+    choices = [
+        "--backbone",
+        "a:b",
+        "--backbone",
+        "c:d",
+        "--strategy",
+        "lp_ft",
+        "--metric",
+        "accuracy",
+        "--budget",
+        "2m",
+        "--seed",
+        "3",
+        "--keep",
+        "s.csv",
+    ]
     code, out, _ = command("run", "d.csv", "--out", "runs/x", *flags, *choices)
     assert code == 0
     columns = {"label": "intent", "text": ["title", "body"], "image": None, "split": "part", "group": "user", "task": "classification"}
     assert loaded == [("d.csv", columns)]
     ran[0].pop("progress")
     assert ran[0].pop("command") == shlex.join(["graft", "run", "d.csv", "--out", "runs/x", *flags, *choices])
-    wanted = {"backbone": ["a:b", "c:d"], "strategy": ["lp_ft"], "metric": "accuracy", "budget": 120.0, "seed": 3}
+    wanted = {"backbone": ["a:b", "c:d"], "strategy": ["lp_ft"], "metric": "accuracy", "budget": 120.0, "seed": 3, "keep": "s.csv"}
     assert ran == [{"out": Path("runs/x"), **wanted}]
     assert "label: column 'intent'" in out and "problem: 2 files cannot be read.\n  a.jpg\n  b.jpg\n" in out
     assert str(VERDICT) in out
@@ -150,12 +166,13 @@ def test_run_leaves_choices_that_were_not_made_to_the_study(command, stand_in):
 
     stand_in("study", run=run)
     command("run", "d.csv", "--out", "r")
-    assert {name: ran[0][name] for name in ("backbone", "strategy", "metric", "budget", "seed")} == {
+    assert {name: ran[0][name] for name in ("backbone", "strategy", "metric", "budget", "seed", "keep")} == {
         "backbone": None,
         "strategy": None,
         "metric": None,
         "budget": None,
         "seed": 0,
+        "keep": None,
     }
 
 
@@ -195,8 +212,16 @@ def test_check_says_what_was_recognised_and_what_is_wrong(command, stand_in):
 def test_plan_prints_a_rate_for_each_group_and_phase(command):
     code, out, _ = command("plan", "lp_ft", "--epochs", "4", "--lr", "0.01")
     assert code == 0 and "arXiv:2202.10054" in out
-    assert next(line.split() for line in out.splitlines() if line.startswith("group 1"))[2] == "frozen"
-    assert "head" in out
+    drawn, told = (line.split() for line in out.splitlines() if line.startswith("group 1"))
+    assert drawn[2] == "········▒▒▒▒▒▒▒▒" and told[2:] == ["frozen", "0.001"]
+    assert "head    ████████▒▒▒▒▒▒▒▒\n" in out and "▒ 0.001   █ 0.01" in out
+
+
+def test_plan_draws_its_chart_into_a_file(command, tmp_path):
+    code, _, _ = command("plan", "lp_ft", "--chart", tmp_path / "new" / "plan.svg")
+    assert code == 0 and (tmp_path / "new" / "plan.svg").read_text().startswith("<svg ")
+    code, _, err = command("plan", "auto", "--chart", tmp_path / "auto.svg")
+    assert code == 2 and "auto is no single plan" in err and not (tmp_path / "auto.svg").exists()
 
 
 def test_auto_is_listed_and_its_way_up_is_shown(command):
@@ -208,12 +233,9 @@ def test_auto_is_listed_and_its_way_up_is_shown(command):
 def test_plan_names_the_groups_of_a_backbone(command):
     code, out, _ = command("plan", "full", "--backbone", "tiny:image")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines() if line.startswith(("stem", "layer1", "layer2", "pool"))] == [
-        "stem",
-        "layer1",
-        "layer2",
-        "pool",
-    ]
+    named = [line.split()[0] for line in out.splitlines() if line.startswith(("stem", "layer1", "layer2", "pool"))]
+    # The chart has the output's side on top, the table the input's.
+    assert named == ["pool", "layer2", "layer1", "stem", "stem", "layer1", "layer2", "pool"]
 
 
 @pytest.mark.parametrize("family", cli._FAMILIES)
@@ -296,7 +318,7 @@ def test_predict_writes_the_same_csv_to_the_screen_and_to_a_file(command, stand_
 
 
 def test_progress_is_quiet_where_nobody_watches(capsys):
-    with cli._progress() as progress:
+    with progress_bar() as progress:
         progress(Step("extracting", 1, 2))
         assert capsys.readouterr() == ("", "")
         progress(Note("estimate: about 9 s"))
@@ -305,7 +327,7 @@ def test_progress_is_quiet_where_nobody_watches(capsys):
 
 def test_progress_moves_with_steps_and_epochs_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with cli._progress() as progress:
+    with progress_bar() as progress:
         progress(Step("extracting tiny:text", 5, 10))
         progress(Step("extracting tiny:text", 10, 10))
         progress(Epoch(0, 1, 0.25, 0.875, 0.1))
@@ -315,3 +337,16 @@ def test_progress_moves_with_steps_and_epochs_on_a_terminal(monkeypatch, capsys)
 def test_the_module_is_the_command():
     done = subprocess.run([sys.executable, "-m", "graft", "--help"], capture_output=True, text=True, check=True)
     assert "Usage: " in done.stdout and "predict" in done.stdout
+
+
+def test_compare_leaves_its_page_and_numbers_and_prints_every_pair(command, tmp_path):
+    rows = [f"{word} the old {word},{label}" for n in range(20) for word, label in ((f"apple{n % 3}", "fruit"), (f"iron{n % 3}", "metal"))]
+    (tmp_path / "d.csv").write_text("text,label\n" + "\n".join(f"{n} {row}" for n, row in enumerate(rows)))
+    names = ["--strategy", "feature_extraction", "--strategy", "full", "--strategy", "partial"]
+    flags = ["--backbone", "tiny:text", "--rate", "1e-3", "--epochs", "2", "--out", tmp_path / "out"]
+    code, out, _ = command("compare", tmp_path / "d.csv", *names, *flags)
+    assert code == 0 and sorted(path.name for path in (tmp_path / "out").iterdir()) == ["comparison.html", "comparison.json"]
+    numbers = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert numbers["rates"] == [0.001] and numbers["epochs"] == 2 and numbers["command"].startswith("graft compare ")
+    assert all(f"{pair['first']} - {pair['second']}" in out for pair in numbers["pairs"]) and len(numbers["pairs"]) == 3
+    assert "first minus second" in out and str(tmp_path / "out" / "comparison.html") in out

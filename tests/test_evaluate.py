@@ -10,6 +10,9 @@ from graft.evaluate import (
     METRICS,
     confusion,
     default_metric,
+    difference_on_items,
+    difference_over_folds,
+    holm,
     interval_over_folds,
     interval_over_items,
     measure,
@@ -268,3 +271,38 @@ def test_a_function_of_the_users_own_is_taken_where_a_name_is():
     assert signed(share_of_zeros, 0.75) == 0.75
     assert interval_over_items(share_of_zeros, y, outputs, seed=0, draws=50).value == 0.75
     assert verdict_on_items(share_of_zeros, y, outputs, outputs, seed=0, against="x").outcome == "no difference shown"
+
+
+def test_holm_gives_the_adjusted_values_of_the_textbook():
+    # 4 p, 3 p, 2 p, p in rising order, each at least the one before: R's p.adjust(c(.01, .04, .03, .005), "holm").
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.9, 0.8]), [1.0, 1.0])
+    assert len(holm([])) == 0
+
+
+def test_the_p_of_a_difference_over_folds_is_that_of_the_paired_t_where_training_parts_do_not_overlap():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0.8, 0.05, 10), rng.normal(0.77, 0.05, 10)
+    # With endless training items the correction n_test / n_train vanishes.
+    found = difference_over_folds(first, second, n_train=10**12, n_test=1000, n=10**4)
+    expected = stats.ttest_rel(first, second)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-6)
+    assert found.interval == pytest.approx(tuple(expected.confidence_interval(0.95)), rel=1e-6)
+
+
+def test_the_p_of_a_single_fold_says_nothing():
+    assert difference_over_folds([0.9], [0.1], n_train=80, n_test=20, n=20).p == 1.0
+
+
+@pytest.mark.parametrize("wins", [12, 20, 24, 32])
+def test_the_p_of_a_difference_on_items_is_near_the_exact_test_and_agrees_with_its_interval(wins):
+    # 40 items on which the two disagree, the first right on `wins` of them: McNemar's exact p is a sign test.
+    y = np.zeros(200, int)
+    outputs = np.tile([0.9, 0.1], (200, 1))
+    first, second = outputs.copy(), outputs.copy()
+    second[:wins], first[wins:40] = [0.1, 0.9], [0.1, 0.9]
+    found = difference_on_items("accuracy", y, first, second, seed=0)
+    assert found.effect == pytest.approx((2 * wins - 40) / 200)
+    # 2000 draws and the two added items leave it within a few hundredths of the exact one.
+    assert found.p == pytest.approx(stats.binomtest(wins, 40).pvalue, abs=0.06)
+    assert (found.p < 0.05) == (found.interval[0] > 0 or found.interval[1] < 0)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from graft.files import replacing
 from graft.records import Mistake, Result
-from graft.report import plots, words
+from graft.report import plan_chart, plots, words
 
 THUMBNAIL_PX = 160
 # Above this many classes a matrix no longer fits a phone; the pairs most often confused say more than its cells.
@@ -50,15 +50,8 @@ def write_report(
 
 def render(result: Result, mistakes: Sequence[Mistake], fold_scores: Mapping[str, Sequence[float]]) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     series = _series(result)
-    return environment.get_template("page.html").render(
+    return template("page.html").render(
         result=result,
         verdict=result.verdict,
         headline=HEADLINES[result.verdict["outcome"]],
@@ -75,13 +68,27 @@ def render(result: Result, mistakes: Sequence[Mistake], fold_scores: Mapping[str
             lambda row: (row["backbone"], row["strategy"]) == (result.backbone, result.strategy),
         ),
         strategies=_strategies(result),
+        plan=plan_chart.page_chart(result.plan) if result.plan else "",
         curve=_curve(result, series),
+        forgotten=plots.interval_rows(_forgotten(result)) if result.keep else "",
         matrix=_matrix(result),
         pairs=_pairs(result),
         per_class=sorted(result.per_class, key=lambda row: row["f1"]),
         mistakes=[_mistake(mistake) for mistake in mistakes[:MISTAKES_SHOWN]],
         findings=[_finding(finding) for finding in sorted(result.findings, key=lambda f: list(SEVERITIES).index(f["severity"]))],
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A page of this room, which escapes what it is given and fails on what it was not given."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def _series(result: Result) -> dict[str, int]:
@@ -125,6 +132,18 @@ def _comparison(result: Result, series: Mapping[str, int], fold_scores: Mapping[
         for name, control in result.controls.items()
     ]
     return [chosen, *controls]
+
+
+def _forgotten(result: Result) -> list[plots.Mark]:
+    """The source task before and after, series 0 for the weights that the page is about."""
+    kept = result.keep
+    marks = [plots.Mark("before", kept["before"]["score"], tuple(kept["before"]["interval"]), None, "the pretrained weights")]
+    for name, label in (("same_head", "after, the same head"), ("new_head", "after, a new head")):
+        if name in kept:
+            change = kept[name]["change"]
+            note = f"change {words.signed(change['effect'])}, {words.span(change['interval'], sign=True)}"
+            marks.append(plots.Mark(label, kept[name]["score"], tuple(kept[name]["interval"]), 0, note))
+    return marks
 
 
 def _chosen_among(rows: Sequence[Mapping[str, Any]], note: Callable[[Row], str], is_chosen: Callable[[Row], bool]) -> str:

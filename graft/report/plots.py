@@ -41,6 +41,16 @@ class Mark:
     points: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class Place:
+    """A point of a learning curve: where, how high, and the lowest and highest fold."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+
+
 def tag(name: str, *content: Any, **attributes: Any) -> Markup:
     """One element. Content and attribute values are escaped unless they are Markup; `_` in an attribute's name stands for `-`."""
     written = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items())
@@ -94,7 +104,8 @@ def _line(x1: str, y1: str, x2: str, y2: str, class_: str) -> Markup:
 
 
 def _shape(series: int | None) -> Markup:
-    return tag("path", d=SHAPES[(series or 0) % len(SHAPES)], class_="dot")
+    # Where colours come round again, they meet another shape.
+    return tag("path", d=SHAPES[((series or 0) + (series or 0) // len(SHAPES)) % len(SHAPES)], class_="dot")
 
 
 def _colour(series: int | None) -> str:
@@ -212,3 +223,53 @@ def label_curve(curves: Mapping[str, Sequence[Mapping[str, Any]]], series: Mappi
     legend = tag("div", *(tag("span", key(series[name]), " ", name) for name in curves), class_="legend")
     svg = tag("svg", *drawn, class_="curves", role="img", aria_label=f"score against number of labels. {spoken}")
     return legend + tag("div", svg, class_="plot")
+
+
+def learning_curves(curves: Mapping[str, Sequence[Place]], series: Mapping[str, int], logarithmic: bool = False) -> Markup:
+    """One line and one band a curve; a curve of a single point is a level dotted line to the right of it. "" where there is none.
+
+    logarithmic: the x axis, whose values are then above zero.
+    """
+    places = [place for curve in curves.values() for place in curve]
+    if not places:
+        return Markup("")
+    turn = math.log10 if logarithmic else float
+    across = Scale([turn(place.x) for place in places], room=0.03)
+    up = Scale([value for place in places for value in (place.y, place.low, place.high)], room=0.04)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return across(turn(x)), 100 - up(y)
+
+    drawn = []
+    stops = ticks(up.low, up.high)
+    for stop, text in zip(stops, tick_text(stops), strict=True):
+        height = f"{100 - up(stop):.2f}%"
+        drawn += [_line("0", height, "100%", height, "grid"), tag("text", text, x="-8", y=height, dy="0.35em", class_="end")]
+    for stop, text in _stops_across(across, logarithmic):
+        x = f"{across(turn(stop)):.2f}%"
+        drawn += [_at(x, "100%", _line("0", "0", "0", "5", "grid"), tag("text", text, y="20", class_="middle"))]
+    for name, curve in curves.items():
+        middle = [at(place.x, place.y) for place in curve]
+        edge = [at(place.x, place.high) for place in curve] + [at(place.x, place.low) for place in reversed(curve)]
+        band = tag("polygon", points=" ".join(f"{x:.2f},{y:.2f}" for x, y in edge), class_="band" if len(curves) <= 3 else "band faint")
+        written = [(f"{x:.2f}%", f"{y:.2f}%") for x, y in middle]
+        inner = [tag("svg", band, viewBox="0 0 100 100", preserveAspectRatio="none", width="100%", height="100%")] if len(curve) > 1 else []
+        inner += [_line(*a, *b, f"curve again{series[name] // len(SHAPES)}") for a, b in pairwise(written)]
+        if len(curve) == 1:
+            inner.append(_line(*written[0], "100%", written[0][1], "curve level"))
+        inner.append(_at(*written[-1], _shape(series[name])))
+        drawn.append(tag("g", *inner, class_=_colour(series[name])))
+    spoken = "; ".join(f"{name}: from {number(curve[0].y)} to {number(curve[-1].y)}" for name, curve in curves.items())
+    legend = tag("div", *(tag("span", key(series[name]), " ", name) for name in curves), class_="legend")
+    return legend + tag("div", tag("svg", *drawn, class_="curves", role="img", aria_label=spoken), class_="plot")
+
+
+def _stops_across(scale: Scale, logarithmic: bool) -> list[tuple[float, str]]:
+    """(value, text) along the x axis: whole numbers, or powers of ten and what lies between them."""
+    if not logarithmic:
+        return [(stop, f"{stop:.0f}") for stop in ticks(scale.low, scale.high, at_most=6) if stop >= 0 and stop == round(stop)]
+    low, high = 10**scale.low, 10**scale.high
+    steps = (1, 2, 5) if scale.high - scale.low < 2 else (1,)
+    powers = range(math.floor(scale.low), math.ceil(scale.high) + 1)
+    stops = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+    return [(stop, f"{stop:,g}") for stop in stops]

@@ -14,14 +14,16 @@ from graft.errors import GraftError
 from graft.records import Event, Mistake, Result, Verdict
 from graft.report import write_report
 from graft.study import folder, tell
+from graft.study.comparison import Comparison, compare
 from graft.study.course import Course
 from graft.study.judge import Judged, Parts, parts
+from graft.study.keep import source_task
 from graft.study.log import Log
 from graft.study.material import Material, choose_metric, known_strategies
 from graft.study.times import resolve_budget
 from graft.transfer import Transfer
 
-__all__ = ["Study", "rank", "run"]
+__all__ = ["Comparison", "Study", "compare", "rank", "run"]
 
 
 @dataclass
@@ -59,6 +61,7 @@ def run(
     metric: str | None = None,
     budget: str | float | None = None,
     seed: int = 0,
+    keep: Any = None,
     progress: Callable[[Event], None] | None = None,
     command: str = "",
 ) -> Study:
@@ -66,8 +69,9 @@ def run(
 
     data: a Dataset, or whatever `graft.load` takes. out: folder to leave everything in. backbone, strategy: candidates;
     a shortlist and `auto` unless given. metric: the number to choose by. budget: time to spend, "10m" or seconds; without it
-    `auto` retrains nothing, and named strategies take what they need. seed: of everything drawn. progress: is told what
-    happens. command: what repeats this, for the page.
+    `auto` retrains nothing, and named strategies take what they need. seed: of everything drawn. keep: a data set of the source
+    task, same kind of inputs and labels of its own: what the chosen model forgot of it is told, in time beyond the budget. progress:
+    is told what happens. command: what repeats this, for the page.
 
     Choosing sees only training items. The judged items are the given test part, or each fold's test part in turn.
     The same call on one machine gives the same numbers but for times. Raises GraftError for what the caller can mend.
@@ -80,6 +84,7 @@ def run(
 
     strategies = named or [AUTO]
     dataset, cut, metric, why = _read(data, metric, seed, log)
+    source = None if keep is None else source_task(keep, dataset, log)
     log.note(f"{dataset.name}: {len(dataset)} items, {dataset.modality}, {dataset.task}")
     material, left_out = _material(dataset, _listed(backbone), strategies, metric, seed, len(cut.train), log)
     notes = [*dataset.notes, f"metric: {why}", *left_out]
@@ -91,6 +96,7 @@ def run(
     course.choose()
     course.judge()
     course.control()
+    course.forget(source)
 
     judged = course.judged
     scores = {name: judged.scores(name) for name in judged.outputs}

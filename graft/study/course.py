@@ -1,4 +1,4 @@
-"""The course of a study, step by step: plan the time, rank, afford, choose, judge, control. Writes no result."""
+"""The course of a study, step by step: plan the time, rank, afford, choose, judge, control, forget. Writes no result."""
 
 import time
 from dataclasses import asdict, dataclass, field
@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from graft.auto import AUTO
+from graft.data import Dataset
 from graft.records import Verdict
 from graft.study.controls import SCRATCH, Classical, Scratch
 from graft.study.curve import label_curve
 from graft.study.judge import TRANSFER, Judged, Parts, judge_classical, judge_scratch, judge_transfer, parts
+from graft.study.keep import forgetting
 from graft.study.log import Log
 from graft.study.material import Candidate, Choice, Material
 from graft.study.times import Clock, affordable
@@ -44,11 +46,13 @@ class Course:
     chosen: Candidate = field(init=False)
     # by judge,
     transfer_seconds: float = field(init=False)
-    # and by control.
+    # by control,
     scratch: Scratch = field(init=False)
     controls: dict[str, dict[str, Any]] = field(init=False)
     curve: dict[str, Any] = field(init=False)
     verdict: Verdict = field(init=False)
+    # and by forget.
+    kept: dict[str, Any] = field(init=False)
 
     @property
     def material(self) -> Material:
@@ -142,6 +146,13 @@ class Course:
         self.curve = label_curve(self.judged, self.chosen, self.classical, self.scratch)
         self.verdict = self.judged.verdict(self.judged.better_control())
         self.log.note(str(self.verdict))
+
+    def forget(self, source: Dataset | None) -> None:
+        """What the model forgot of the source task, where one was named."""
+        start = self.material.backbones[self.chosen.backbone]
+        self.kept = {} if source is None else forgetting(source, start, self.model, seed=self.material.seed, progress=self.log)
+        if self.kept:
+            self.log.note(self.kept["sentence"])
 
     def _control_row(self, name: str, seconds: float, note: str) -> dict[str, Any]:
         score = self.judged.score(name)

@@ -9,6 +9,8 @@ from graft.data import Dataset, folds
 from graft.evaluate import (
     METRICS,
     decide,
+    difference_on_items,
+    difference_over_folds,
     interval_over_folds,
     interval_over_items,
     measure,
@@ -17,7 +19,7 @@ from graft.evaluate import (
     verdict,
     verdict_on_items,
 )
-from graft.records import Score, Verdict
+from graft.records import Difference, Score, Verdict
 from graft.study.controls import SCRATCH, Classical, Scratch
 from graft.study.material import Choice, Material
 
@@ -99,6 +101,17 @@ class Judged:
         turned = [[signed(material.metric, value) for value in self.scores(name)[:shared]] for name in (TRANSFER, control)]
         n_train, n_test = self._sizes(shared)
         return verdict(*turned, n_train=n_train, n_test=n_test, against=control, n=self.score(control).n)
+
+    def difference(self, first: str, second: str) -> Difference:
+        """First minus second, on the items or the folds that both were judged on."""
+        material = self.material
+        if self.parts.one_test:
+            y, pair = material.target[self.parts.folds[0][1]], (self.outputs[first][0], self.outputs[second][0])
+            return difference_on_items(material.metric, y, *pair, seed=material.seed)
+        turned = [[signed(material.metric, value) for value in self.scores(name)] for name in (first, second)]
+        n_train, n_test = self._sizes(len(turned[0]))
+        n = self.score(first).n
+        return difference_over_folds(*turned, n_train=n_train, n_test=n_test, n=n, names=(first, second))
 
     def better_control(self) -> str:
         """The control with the higher mean score; what it was compared on is what it was judged on."""

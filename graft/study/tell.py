@@ -52,6 +52,8 @@ def result(course: Course, command: str) -> Result:
         confusion=confusion(target, outputs).tolist() if task == "classification" else [],
         label_curve=course.curve,
         weights=[_weights(material, name) for name in names],
+        plan={"groups": list(material.backbones[course.chosen.backbone].stage_names), **asdict(course.model.plan_)},
+        keep=course.kept,
         command=command or call,
     )
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from graft import lora
 from graft.backbones.base import Backbone
-from graft.errors import GraftError
+from graft.errors import Diverged
 from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
 from graft.memory import keep_freed
 from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
@@ -127,7 +127,7 @@ class Run:
                 return
             if not math.isfinite(loss):
                 yield Epoch(number, epoch, loss, None, time.perf_counter() - begun)
-                raise GraftError(
+                raise Diverged(
                     f"training {self.backbone.name}: the loss became {loss} in phase {number + 1}, epoch {epoch + 1}, "
                     "expected a finite number. The weights from before it are kept. "
                     f"The highest rate was {max(*phase.lr, phase.head_lr):g}: try a tenth of it."

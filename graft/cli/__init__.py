@@ -6,8 +6,8 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +15,13 @@ import typer
 
 from graft import processes
 from graft.budget import budget_seconds
+from graft.cli.compare import compare
+from graft.cli.options import Backbones, Data, Group, Image, Label, Seed, Split, TaskName, Text
+from graft.cli.show import Progress, Rows, number, print_findings, print_table, progress_bar, rate, say, show_warning, span
 from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.files import replacing
 from graft.outputs import cells
-from graft.records import Epoch, Event, Finding, Note, Result, Step
+from graft.records import Epoch, Event, Finding, Result, Step
 
 if TYPE_CHECKING:
     from graft.data import Dataset
@@ -34,33 +37,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Progress = Callable[[Event], None]
-# What `_print_table` prints: the header, then a row of cells each.
-Rows = tuple[Sequence[str], Sequence[Sequence[str]]]
-
-Data = Annotated[str, typer.Argument(metavar="DATA", help="A folder of images, a .zip of one, or a table: CSV, TSV, JSONL, Parquet.")]
-Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to predict.")]
-Text = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Column with the text; repeat it to join several.")]
-Image = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with image paths or image bytes.")]
-Split = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column saying train, validation or test.")]
-Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column whose equal values stay on one side of a split.")]
-TaskName = Annotated[
-    str | None, typer.Option("--task", help="classification, multilabel or regression; told from the labels unless given.")
-]
-Backbones = Annotated[list[str] | None, typer.Option("--backbone", metavar="SOURCE:NAME", help="Pretrained model to consider; repeatable.")]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same numbers.")]
-
 
 def main() -> None:
     """Run the command; what the user can mend is one message on stderr and exit code 2."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
     if not processes.first():
         # One of several processes speaks; what another one prints besides is a traceback, which must be seen.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, until the end
     try:
         app()
     except GraftError as error:
-        _say(f"graft: {error}")
+        say(f"graft: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -83,6 +70,9 @@ def run(
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="Number to choose by. See: graft list metrics")] = None,
     budget: Annotated[str | None, typer.Option(metavar="TIME", help="Time to spend, e.g. 90s, 10m, 2h.")] = None,
     seed: Seed = 0,
+    keep: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Data of a task that the weights could do before: say what of it was forgotten.")
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write losses and scores to RUN/tensorboard as well.")] = False,
 ) -> None:
     """Find the best model for DATA, and judge it.
@@ -93,7 +83,7 @@ def run(
     from graft import study
 
     dataset = _load(data, label, text, image, split, group, task)
-    with _progress() as progress:
+    with progress_bar() as progress:
         if tensorboard:
             progress = _with_tensorboard(progress, out / "tensorboard")
         done = study.run(
@@ -104,19 +94,22 @@ def run(
             metric=metric,
             budget=seconds,
             seed=seed,
+            keep=keep,
             progress=progress,
             command=shlex.join(["graft", *sys.argv[1:]]),
         )
     for note in done.notes:
         typer.echo(note)
-    _print_findings([Finding(**finding) for finding in done.result.findings])
+    print_findings([Finding(**finding) for finding in done.result.findings])
     typer.echo(f"\n{done.verdict}\n")
-    _print_table(*_comparison(done.result))
+    print_table(*_comparison(done.result))
     for name, control in done.result.controls.items():
         if control.get("note"):
             typer.echo(f"{name}: {control['note']}, {control['seconds']:.0f} s")
     if done.result.label_curve:
         typer.echo(done.result.label_curve["sentence"])
+    if done.result.keep:
+        typer.echo(done.result.keep["sentence"])
     typer.echo(f"\nThe page:  {out / 'report.html'}\nThe model: {out / 'model'}")
 
 
@@ -134,12 +127,12 @@ def check(
     from graft import data as rooms
 
     dataset = _load(data, label, text, image, split, group, task)
-    with _progress() as progress:
+    with progress_bar() as progress:
         dataset = rooms.check(dataset, progress=progress)
     for line in _recognised(dataset):
         typer.echo(line)
     if dataset.findings:
-        _print_findings(dataset.findings)
+        print_findings(dataset.findings)
     else:
         typer.echo("Nothing wrong was found.")
 
@@ -164,13 +157,13 @@ def rank(
     from graft import study
 
     dataset = _load(data, label, text, image, split, group, task)
-    with _progress() as progress:
+    with progress_bar() as progress:
         ranking = study.rank(dataset, backbone or None, seed=seed, progress=progress)
     rows = [
-        (entry["backbone"], _number(entry["score"]), _range(entry["interval"]), f"{entry['seconds']:.1f}", f"{entry['cost']:.0f}")
+        (entry["backbone"], number(entry["score"]), span(entry["interval"]), f"{entry['seconds']:.1f}", f"{entry['cost']:.0f}")
         for entry in ranking
     ]
-    _print_table(("backbone", "score", "95 % interval", "seconds", "items/s"), rows)
+    print_table(("backbone", "score", "95 % interval", "seconds", "items/s"), rows)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         with replacing(out / "rank.json") as file:
@@ -183,6 +176,7 @@ def plan(
     backbone: Annotated[str | None, typer.Option(metavar="SOURCE:NAME", help="Names the layer groups; four unnamed ones without.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training items.")] = 10,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    chart: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Write the plan as a picture, too.")] = None,
 ) -> None:
     """Show what a strategy will do.
 
@@ -191,6 +185,8 @@ def plan(
     from graft import auto, strategies
 
     if strategy == auto.AUTO:
+        if chart is not None:
+            raise GraftError("--chart: auto is no single plan, expected a strategy that is one. See: graft list strategies")
         typer.echo(f"{strategy}: {_AUTO}")
         for line in auto.describe():
             typer.echo(line)
@@ -205,9 +201,17 @@ def plan(
     typer.echo(f"{strategy}: {strategies.STRATEGIES.describe(strategy)}\nSource: {strategies.STRATEGIES.sources[strategy]}")
     for remark in strategies.remarks(planned):
         typer.echo(remark)
+    from graft.report import plan_chart
+
+    drawn = {"groups": names, **asdict(planned)}
+    typer.echo("\n" + "\n".join(plan_chart.text_chart(drawn)) + "\n")
     if planned.phases:
         rows = strategies.table(planned, names)
-        _print_table(tuple(rows[0]), [tuple(_rate(cell) for cell in row.values()) for row in rows])
+        print_table(tuple(rows[0]), [tuple(rate(cell) for cell in row.values()) for row in rows])
+    if chart is not None:
+        chart.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(chart) as file:
+            file.write(plan_chart.chart_file(drawn, f"{strategy}, {epochs} epochs"))
 
 
 @app.command()
@@ -241,6 +245,9 @@ def predict(
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
+app.command()(compare)
+
+
 @app.command("list")
 def list_members(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help="backbones, strategies, metrics, heads or sources.")],
@@ -248,7 +255,7 @@ def list_members(
     """List what can be named."""
     if family not in _FAMILIES:
         raise GraftError(f"unknown family {family!r}, expected one of {', '.join(_FAMILIES)}.{near_miss(family, _FAMILIES)}")
-    _print_table(*_FAMILIES[family]())
+    print_table(*_FAMILIES[family]())
 
 
 def prediction_rows(model: "Transfer", dataset: "Dataset") -> tuple[list[str], Iterator[list[str]]]:
@@ -263,7 +270,7 @@ def prediction_rows(model: "Transfer", dataset: "Dataset") -> tuple[list[str], I
 
 def _prediction_rows(model: "Transfer", dataset: "Dataset", classes: list[str]) -> Iterator[list[str]]:
     chunk = 256
-    with _progress() as progress:
+    with progress_bar() as progress:
         for start in range(0, len(dataset), chunk):
             stop = min(start + chunk, len(dataset))
             items = dataset.items[start:stop]
@@ -272,7 +279,7 @@ def _prediction_rows(model: "Transfer", dataset: "Dataset", classes: list[str]) 
             for position in range(stop - start):
                 name = str(dataset.ids[start + position])
                 if position in errors:
-                    _say(f"graft: {name}: {errors[position]}")
+                    say(f"graft: {name}: {errors[position]}")
                     yield [name, "", *("" for _ in classes), errors[position]]
                 else:
                     yield [name, *cells(next(ready), model.task_, classes), ""]
@@ -334,8 +341,8 @@ def _recognised(dataset: "Dataset") -> Iterator[str]:
 
 def _comparison(result: Result) -> Rows:
     """The chosen model beside its controls."""
-    rows = [(f"{result.backbone}, {result.strategy}", _number(result.score), _range(result.interval))]
-    rows += [(f"control: {name}", _number(entry["score"]), _range(entry["interval"])) for name, entry in result.controls.items()]
+    rows = [(f"{result.backbone}, {result.strategy}", number(result.score), span(result.interval))]
+    rows += [(f"control: {name}", number(entry["score"]), span(entry["interval"])) for name, entry in result.controls.items()]
     return (f"judged on {result.n_test} items", result.metric, "95 % interval"), rows
 
 
@@ -392,28 +399,6 @@ _FAMILIES: dict[str, Callable[[], Rows]] = {
 }
 
 
-def _print_findings(findings: Iterable[Finding]) -> None:
-    for finding in findings:
-        typer.echo(f"{finding.severity}: {finding.message}")
-        for item in finding.items[:10]:
-            typer.echo(f"  {item}")
-        if len(finding.items) > 10:
-            typer.echo(f"  and {len(finding.items) - 10} more")
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    # No markup: a class or a file may be called "[red]". Into a file or a pipe, lines are as long as they need to be.
-    console = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 240)
-    table = Table(*header, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
 def _with_tensorboard(progress: Progress | None, folder: Path) -> Progress:
     from graft.train import tensorboard_writer
 
@@ -426,59 +411,3 @@ def _with_tensorboard(progress: Progress | None, folder: Path) -> Progress:
             progress(event)
 
     return tell
-
-
-@contextmanager
-def _progress() -> Iterator[Progress | None]:
-    """A bar on the terminal that events move; where nobody watches, notes are written and nothing else."""
-    from rich.console import Console
-
-    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    if not console.is_terminal or not processes.first():
-        yield lambda event: _say(event.text) if isinstance(event, Note) else None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(event: Event) -> None:
-            if isinstance(event, Step):
-                if event.what not in tasks:
-                    tasks[event.what] = bars.add_task(event.what, total=event.total)
-                bars.update(tasks[event.what], completed=event.done, total=event.total, visible=event.done < event.total)
-            elif isinstance(event, Note):
-                bars.console.print(event.text)
-            else:
-                score = "" if event.score is None else f", score {event.score:.3f}"
-                if "" not in tasks:
-                    tasks[""] = bars.add_task("training", total=None)
-                bars.update(
-                    tasks[""], description=f"training: phase {event.phase + 1}, epoch {event.epoch + 1}, loss {event.loss:.3f}{score}"
-                )
-
-        yield show
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _say(f"graft: warning: {message}")
-
-
-def _say(line: str) -> None:
-    if processes.first():
-        typer.echo(line, err=True)
-
-
-def _rate(cell: str | float) -> str:
-    if isinstance(cell, str):
-        return cell
-    return f"{cell:.3g}" if cell else "frozen"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}"
-
-
-def _range(interval: Sequence[float]) -> str:
-    return f"{interval[0]:.3f} to {interval[1]:.3f}"
