@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from graft import lora
 from graft.backbones.tiny import load
 from graft.errors import GraftError
+from graft.inlays import low_rank
 from graft.records import Phase, Plan
 from graft.train import train
 
@@ -24,14 +24,14 @@ def test_an_updated_layer_computes_weight_plus_up_times_down():
     generator = torch.Generator().manual_seed(0)
     layer, x = nn.Linear(6, 4), torch.randn(3, 6, generator=generator)
     plain = layer(x).detach()
-    layers = lora.add([layer], 2, seed=0)
+    layers = low_rank.add_lora([layer], 2, "all", seed=0)
     torch.testing.assert_close(layer(x), plain)
     update = layer.parametrizations["weight"][0]
     with torch.no_grad():
         update.up.normal_(generator=generator)
     expected = plain + x @ update.down.T @ update.up.T
     torch.testing.assert_close(layer(x), expected, atol=1e-6, rtol=0.0)
-    lora.merge(layers)
+    low_rank.merge(layers)
     torch.testing.assert_close(layer(x), expected, atol=1e-6, rtol=0.0)
     assert type(layer) is nn.Linear and list(layer.state_dict()) == ["weight", "bias"]
 
@@ -62,7 +62,7 @@ def test_layers_that_are_linear_by_shape_are_found_and_embeddings_and_grouped_co
             self.weight = nn.Parameter(torch.zeros(3, 5))
 
     net = nn.ModuleList([Transposed(), nn.Embedding(5, 4), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1), nn.LayerNorm(4), nn.ReLU()])
-    assert lora.add([net], 8, seed=0) == [net[0], net[3]]
+    assert low_rank.add_lora([net], 8, "all", seed=0) == [net[0], net[3]]
     assert net[0].parametrizations["weight"][0].up.shape == (3, 3)
     assert net[3].parametrizations["weight"][0].down.shape == (2, 4)
 
@@ -70,7 +70,7 @@ def test_layers_that_are_linear_by_shape_are_found_and_embeddings_and_grouped_co
 def test_the_same_seed_draws_the_same_updates():
     one, other, third = (nn.Linear(6, 4) for _ in range(3))
     for layer, seed in ((one, 0), (other, 0), (third, 1)):
-        lora.add([layer], 2, seed)
+        low_rank.add_lora([layer], 2, "all", seed)
     downs = [layer.parametrizations["weight"][0].down for layer in (one, other, third)]
     assert torch.equal(downs[0], downs[1]) and not torch.equal(downs[0], downs[2])
 
@@ -79,5 +79,5 @@ def test_a_network_without_a_fitting_layer_is_refused_and_left_as_it_was():
     net = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4))
     before = copy.deepcopy(net.state_dict())
     with pytest.raises(GraftError, match="lora: the layer groups that learn hold no linear or convolution layer"):
-        lora.add([net], 4, seed=0)
+        low_rank.add_lora([net], 4, "all", seed=0)
     assert net.state_dict().keys() == before.keys()
