@@ -25,14 +25,14 @@ def set_in(stages: Sequence[nn.Module], plan: Plan, seed: int) -> Callable[[], N
     elif plan.adapter_width:
         layers = low_rank.add_adapters(stages, plan.adapter_width, seed)
     elif plan.stochnorm:
-        layers = [layer for layer in _norms(stages) if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
-        if not layers:
+        batch_norms = [layer for layer in _norms(stages) if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
+        if not batch_norms:
             raise GraftError(
                 "stochnorm: the layer groups that learn hold no batch normalisation with moving statistics, as is usual of "
                 "transformers and text networks. Use 'full', or a backbone with it, such as a ResNet."
             )
-        stochnorm.add(layers, plan.stochnorm)
-        return lambda: stochnorm.remove(layers)
+        stochnorm.add(batch_norms, plan.stochnorm)
+        return lambda: stochnorm.remove(batch_norms)
     elif plan.only == "biases" and not any(learners(stage, plan) for stage in stages):
         raise GraftError("bitfit: the layer groups that learn have no bias, expected at least one. Use 'lora' or 'full'.")
     return lambda: low_rank.merge(layers)
