@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from backbone_samples import save_text
 from torch import nn
 from torch.nn import functional
 
@@ -126,6 +127,16 @@ def test_lora_on_attention_or_convolutions_finds_those_alone():
     assert low_rank.add_lora([itself], 2, "attention", seed=0) == [itself.query]
 
 
+# Query, key, value and output, of three blocks; GPT-2 computes the first three in one layer.
+@pytest.mark.parametrize(("family", "number"), [("BERT", 12), ("MPNet", 12), ("DistilBERT", 12), ("GPT-2", 6), ("T5 (encoder)", 12)])
+def test_attention_is_found_in_the_stages_of_every_family(family, number, tmp_path):
+    save_text(family, tmp_path)
+    stages = load_checkpoint(str(tmp_path)).stages
+    assert len(low_rank.add_lora(stages, 2, "attention", seed=0)) == number
+    # Each block alike, and nothing outside them.
+    assert {sum(isinstance(module, low_rank.LowRank) for module in stage.modules()) for stage in stages} == {0, number // 3}
+
+
 @pytest.mark.parametrize(("kind", "on", "what"), [("image", "attention", "attention"), ("text", "convolutions", "ungrouped convolution")])
 def test_lora_on_what_a_network_lacks_is_refused(kind, on, what):
     items, y = make_data(kind)
@@ -180,7 +191,7 @@ def test_an_adapter_behind_a_linear_layer_is_a_residual_bottleneck(bias):
 
 def test_convolutions_without_a_centre_and_grouped_ones_get_no_adapter():
     net = nn.ModuleList([nn.Conv2d(4, 4, 4), nn.Conv2d(4, 4, (3, 2)), nn.Conv2d(4, 4, 3, groups=2), nn.Embedding(4, 4)])
-    with pytest.raises(GraftError, match="adapters: the layer groups that learn hold no linear layer and no ungrouped convolution"):
+    with pytest.raises(GraftError, match=r"adapters: the layer groups that learn hold no nn.Linear layer and no ungrouped convolution"):
         low_rank.add_adapters([net], 4, seed=0)
 
 
@@ -217,10 +228,10 @@ def test_a_parameter_is_a_bias_by_its_own_name():
             super().__init__()
             self.q_bias = nn.Parameter(torch.zeros(3))
             self.relative_position_bias_table = nn.Parameter(torch.zeros(3, 2))
-            self.bias_embedding = nn.Embedding(3, 2)
+            self.bias_norm = nn.LayerNorm(3)
 
     odd = Odd()
-    assert [id(weights) for weights in inlays.learners(odd, Plan((), only="biases"))] == [id(odd.q_bias)]
+    assert [id(weights) for weights in inlays.learners(odd, Plan((), only="biases"))] == [id(odd.q_bias), id(odd.bias_norm.bias)]
 
 
 @pytest.mark.parametrize("fields", [{"lora_rank": 2}, {"adapter_width": 2}, {"only": "biases"}], ids=str)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from test_train import RATE, assert_same, make_data, make_head, play, weights
 
 from graft.backbones.tiny import load
 from graft.records import Phase, Plan
 from graft.strategies import make_plan
 from graft.train import predict_outputs, train
 from graft.train.ends import Best, interpolated, mix, souped
-from tests.test_train import RATE, assert_same, make_data, make_head, play, weights
 
 
 @pytest.fixture(autouse=True)

@@ -82,8 +82,8 @@ def add_lora(stages: Iterable[nn.Module], rank: int, on: str, seed: int) -> list
 def add_adapters(stages: Iterable[nn.Module], width: int, seed: int) -> list[nn.Module]:
     """Put a linear bottleneck behind every linear layer and beside every convolution of the stages. Returns those layers.
 
-    width: of the bottleneck, lowered to a layer's own where that is smaller. Convolutions: ungrouped, with a kernel of odd sides,
-    since others have no centre.
+    width: of the bottleneck, lowered to a layer's own where that is smaller. Linear layers: nn.Linear, so not those of GPT-2.
+    Convolutions: ungrouped, with a kernel of odd sides, since others have no centre.
     Source: Rebuffi et al. 2018, arXiv:1803.10082, section 3.1, the parallel 1x1 adapter; Houlsby et al. 2019, arXiv:1902.00751,
     section 2.1, the serial bottleneck. Differs: without the bottleneck's nonlinearity, so that it merges into the weights and the
     model runs as fast as before, and behind every linear layer, where Houlsby et al. follow the two sublayers of a block.
@@ -98,7 +98,7 @@ def add_adapters(stages: Iterable[nn.Module], width: int, seed: int) -> list[nn.
     ]
     if not layers:
         raise GraftError(
-            "adapters: the layer groups that learn hold no linear layer and no ungrouped convolution with a kernel of odd sides "
+            "adapters: the layer groups that learn hold no nn.Linear layer and no ungrouped convolution with a kernel of odd sides "
             "to put one on. Use 'lora' or 'full'."
         )
     generator = torch.Generator().manual_seed(seed)
