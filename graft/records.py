@@ -22,11 +22,25 @@ class Phase:
     anchor: float = 0.0
 
 
+Only = Literal["all", "biases"]
+ONLY: tuple[Only, ...] = ("all", "biases")
+LoraOn = Literal["all", "attention", "convolutions"]
+LORA_ON: tuple[LoraOn, ...] = ("all", "attention", "convolutions")
+End = Literal["keep", "interpolate", "soup"]
+ENDS: tuple[End, ...] = ("keep", "interpolate", "soup")
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a strategy will do: phases in order. No phases: only a closed-form head on frozen features.
 
     reset: start from random weights. lora_rank: rank of the low-rank updates trained instead of the weights, 0 = none.
+    lora_on: the layers that get one: "all", those of "attention", or "convolutions".
+    adapter_width: of the bottlenecks trained instead of the weights, 0 = none. only: which parameters of a layer group that learns
+    do, "all" or "biases". stochnorm: chance that a channel of batch normalisation uses the batch's own statistics, 0 = plain.
+    At most one of lora_rank, adapter_width, stochnorm and "biases".
+    end: "keep", the weights that the phases come to; "interpolate", a mean of them and of those that the first phase in which a
+    layer group learns began with; "soup", each such phase begins with those, and the ends of all are averaged.
     tap: what a head without phases reads: "pooled", the backbone's features, "late", the averaged output of each stage in the
     later half, or "stages", of every stage.
     views: of each image that it reads, the one that is judged and random ones; 1 where there are phases.
@@ -37,6 +51,11 @@ class Plan:
     lora_rank: int = 0
     tap: str = "pooled"
     views: int = 1
+    lora_on: LoraOn = "all"
+    adapter_width: int = 0
+    only: Only = "all"
+    stochnorm: float = 0.0
+    end: End = "keep"
 
 
 Precision = Literal["auto", "fp32", "bf16"]

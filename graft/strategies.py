@@ -7,8 +7,8 @@ are already good, the head's are not.
 import math
 from collections.abc import Callable, Sequence
 
-from graft.errors import GraftError, raise_all
-from graft.records import Phase, Plan
+from graft.errors import GraftError, near_miss, raise_all
+from graft.records import ENDS, LORA_ON, ONLY, LoraOn, Phase, Plan
 from graft.registry import Registry
 
 Strategy = Callable[[int, int, float], Plan]
@@ -122,12 +122,82 @@ def l2_sp(depth: int, epochs: int, lr: float, anchor: float = 0.1) -> Plan:
 
 
 @STRATEGIES.add("Hu et al. 2021, arXiv:2106.09685")
-def lora(depth: int, epochs: int, lr: float, rank: int = 8) -> Plan:
+def lora(depth: int, epochs: int, lr: float, rank: int = 8, on: LoraOn = "all") -> Plan:
     """Low-rank updates of the weights learn instead of the weights.
 
-    rank: of each update. They start at zero and are few, so they bear the head's rate.
+    rank: of each update. They start at zero and are few, so they bear the head's rate. on: the layers that get one, "all",
+    "attention" or "convolutions".
     """
-    return Plan((Phase(epochs, (lr,) * depth, lr),), lora_rank=rank)
+    return Plan((Phase(epochs, (lr,) * depth, lr),), lora_rank=rank, lora_on=on)
+
+
+@STRATEGIES.add("Rebuffi et al. 2018, arXiv:1803.10082; Houlsby et al. 2019, arXiv:1902.00751")
+def adapters(depth: int, epochs: int, lr: float, width: int = 64) -> Plan:
+    """Bottlenecks learn: beside each convolution, behind each linear layer; the weights in between stay.
+
+    width: of each bottleneck, Houlsby et al.'s for BERT. They start as the identity and are few, so they bear the head's rate; the
+    normalisation layers learn with them. Differs: linear, so that they are merged into the weights at the end.
+    """
+    return Plan((Phase(epochs, (lr,) * depth, lr),), adapter_width=width)
+
+
+@STRATEGIES.add("Ben Zaken et al. 2022, arXiv:2106.10199")
+def bitfit(depth: int, epochs: int, lr: float) -> Plan:
+    """Only the biases and the head learn.
+
+    Biases are few and bear the head's rate. Differs: in a convolutional network, which the paper has none of, the shifts of batch
+    normalisation count as biases; its scales and moving statistics stay.
+    """
+    return Plan((Phase(epochs, (lr,) * depth, lr),), only="biases")
+
+
+@STRATEGIES.add("Lee et al. 2023, arXiv:2210.11466")
+def surgical(depth: int, epochs: int, lr: float, group: int = 0) -> Plan:
+    """Only one layer group and the head learn: the first, unless told otherwise.
+
+    group: which, 0 = the first, -1 = the last. The paper tunes the first where inputs differ from those pretrained on, one in the
+    middle where features do, the last where labels do; its rule that chooses by gradients needs data, which a strategy never sees.
+    Raises GraftError for a group that the backbone does not have.
+    """
+    if not -depth <= group < depth:
+        raise GraftError(f"strategy surgical: group is {group}, expected {-depth} to {depth - 1}: the backbone has {depth} layer groups.")
+    return Plan((Phase(epochs, tuple(lr / 10 if place == group % depth else 0.0 for place in range(depth)), lr),))
+
+
+@STRATEGIES.add("Kou et al. 2020, Stochastic Normalization, NeurIPS 33")
+def stochnorm(depth: int, epochs: int, lr: float, p: float = 0.5) -> Plan:
+    """Every layer group learns; batch normalisation draws each channel's statistics: the batch's, or the moving ones.
+
+    p: chance that a channel uses the batch's. A backbone without batch normalisation is refused.
+    """
+    return Plan((Phase(epochs, (lr / 10,) * depth, lr),), stochnorm=p)
+
+
+@STRATEGIES.add("Wortsman et al. 2022, arXiv:2109.01903")
+def wise_ft(depth: int, epochs: int, lr: float) -> Plan:
+    """LP-FT, and in the end a mean of the weights, head too, before and after everything learned.
+
+    The share of the later weights is the best of 0, 0.1, ..., 1 on the validation part, of equals the nearest to the paper's 0.5;
+    without such a part it is 0.5. Raises GraftError for fewer than two epochs.
+    Differs: the paper's start is a zero-shot head; ours is the one that the first half of the epochs, or `Transfer`, comes to.
+    """
+    _needs_two_epochs("wise_ft", epochs)
+    return Plan(lp_ft(depth, epochs, lr).phases, end="interpolate")
+
+
+@STRATEGIES.add("Wortsman et al. 2022, arXiv:2203.05482, recipe 1")
+def soup(depth: int, epochs: int, lr: float, factors: tuple[float, ...] = (1.0, 0.3, 3.0)) -> Plan:
+    """LP-FT, its second step three times from the same start at different rates; in the end the average of their weights.
+
+    factors: of the second step's rates, one a fine-tuning; each also draws batches of its own. The average is greedy where there is
+    a validation part: the best fine-tuning, then each that does not make it worse. Without one all are averaged.
+    Each step takes half of the epochs, so that with three factors twice as many are played.
+    Raises GraftError for fewer than two epochs.
+    """
+    _needs_two_epochs("soup", epochs)
+    probe, tuning = lp_ft(depth, epochs, lr).phases
+    tunings = (Phase(tuning.epochs, tuple(factor * rate for rate in tuning.lr), factor * tuning.head_lr) for factor in factors)
+    return Plan((probe, *tunings), end="soup")
 
 
 @STRATEGIES.add("the control: He et al. 2018, arXiv:1811.08883")
@@ -170,8 +240,7 @@ def check_plan(plan: Plan, depth: int, where: str = "plan") -> None:
         problems.append(f"{where}: views is {plan.views}, expected at least 1, the view that is judged.")
     elif plan.views > 1 and plan.phases:
         problems.append(f"{where}: views is {plan.views} with phases, expected 1: the loop draws its own. Leave one of them out.")
-    if plan.lora_rank < 0:
-        problems.append(f"{where}: lora_rank is {plan.lora_rank}, expected 0 (none) or more.")
+    problems += _misfits(plan, where)
     for number, phase in enumerate(plan.phases, 1):
         here = f"{where}, phase {number}"
         rates = (*phase.lr, phase.head_lr)
@@ -185,10 +254,42 @@ def check_plan(plan: Plan, depth: int, where: str = "plan") -> None:
             problems.append(f"{here}: {phase.epochs} epochs, expected at least 1. Leave the phase out.")
         if not (math.isfinite(phase.anchor) and phase.anchor >= 0):
             problems.append(f"{here}: anchor is {phase.anchor}, expected a finite number, 0 (none) or more.")
-        elif phase.anchor and plan.lora_rank:
-            problems.append(f"{here}: anchor {phase.anchor} together with lora_rank {plan.lora_rank}; low-rank updates leave the weights")
-            problems[-1] += " they start from in place, so there is nothing to pull on. Choose one of the two."
+        elif phase.anchor and (plan.lora_rank or plan.adapter_width):
+            problems.append(f"{here}: anchor {phase.anchor} together with {' and '.join(_inlays(plan))}; updates and adapters leave the")
+            problems[-1] += " weights they start from in place, so there is nothing to pull on. Choose one of the two."
     raise_all(problems)
+
+
+def _inlays(plan: Plan) -> list[str]:
+    """What of a plan changes which parameters of a layer learn, or how the layer works; each with its value."""
+    said = {"lora_rank": plan.lora_rank, "adapter_width": plan.adapter_width, "stochnorm": plan.stochnorm}
+    return [f"{name} {value}" for name, value in said.items() if value] + (["only 'biases'"] if plan.only == "biases" else [])
+
+
+def _misfits(plan: Plan, where: str) -> list[str]:
+    """What is wrong with the fields of a plan beside its phases and views."""
+    problems = []
+    for name in ("lora_rank", "adapter_width"):
+        if getattr(plan, name) < 0:
+            problems.append(f"{where}: {name} is {getattr(plan, name)}, expected 0 (none) or more.")
+    if not 0 <= plan.stochnorm <= 1:
+        problems.append(f"{where}: stochnorm is {plan.stochnorm}, expected a chance from 0 (plain) to 1.")
+    for name, value, known in (("lora_on", plan.lora_on, LORA_ON), ("only", plan.only, ONLY), ("end", plan.end, ENDS)):
+        if value not in known:
+            problems.append(f"{where}: {name} is {value!r}, expected one of {', '.join(known)}.{near_miss(value, known)}")
+    if plan.lora_on != "all" and not plan.lora_rank:
+        problems.append(f"{where}: lora_on is {plan.lora_on!r} without updates, expected a lora_rank above 0, e.g. 8.")
+    inlays = _inlays(plan)
+    if len(inlays) > 1:
+        problems.append(f"{where}: {' and '.join(inlays)} together, expected at most one of them. Choose one.")
+    if plan.end != "keep":
+        if plan.lora_rank or plan.adapter_width:
+            problems.append(f"{where}: end {plan.end!r} together with {inlays[0]}, whose factors cannot be averaged. Choose one.")
+        if plan.reset:
+            problems.append(f"{where}: end {plan.end!r} from random weights, whose averages are of no use. Leave one of them out.")
+        if plan.phases and not any(any(phase.lr) for phase in plan.phases):
+            problems.append(f"{where}: end {plan.end!r}, but no layer group learns in any phase. Give one a rate, or use end 'keep'.")
+    return problems
 
 
 def table(plan: Plan, stage_names: Sequence[str]) -> list[dict[str, str | float]]:
@@ -223,7 +324,14 @@ def remarks(plan: Plan) -> list[str]:
     if plan.reset:
         said.append("Starts from random weights.")
     if plan.lora_rank:
-        said.append(f"Learns updates of rank {plan.lora_rank} instead of the weights, added to them at the end.")
+        on = {"all": "", "attention": " of attention", "convolutions": " of convolutions"}[plan.lora_on]
+        said.append(f"Learns updates of rank {plan.lora_rank} instead of the weights{on}, added to them at the end.")
+    if plan.adapter_width:
+        said.append(f"Learns adapters of width {plan.adapter_width} and normalisation instead of the weights, merged into them at the end.")
+    if plan.only == "biases":
+        said.append("Of the layer groups that learn only the biases do.")
+    if plan.stochnorm:
+        said.append(f"Batch normalisation uses a batch's own statistics with chance {plan.stochnorm:g} for each channel, else moving ones.")
     for number, phase in enumerate(plan.phases, 1):
         frozen = next((group for group, rate in enumerate(phase.lr) if rate), len(phase.lr))
         if 0 < frozen < len(phase.lr):
@@ -233,6 +341,11 @@ def remarks(plan: Plan) -> list[str]:
             )
         if phase.anchor:
             said.append(f"Phase {number} pulls the weights back to where they started, with strength {phase.anchor:g}.")
+    if plan.end == "interpolate":
+        said.append("Ends with a mean of the weights before and after layer groups learned: the best on held-out items, else half each.")
+    if plan.end == "soup":
+        tunings = sum(any(phase.lr) for phase in plan.phases)
+        said.append(f"Ends with an average of {tunings} fine-tunings from the same start: those that held-out items support, else all.")
     return said
 
 

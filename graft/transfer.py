@@ -1,6 +1,7 @@
 """`Transfer`: a pretrained backbone put to work on labelled items, as a scikit-learn estimator."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 import math
@@ -152,7 +153,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             head = self._solve(self._views(backbone, items, self.plan_, progress) if known is None else known, target, blocks, self.head)
         if phases:
             backbone = copy.deepcopy(backbone)
-            plan = Plan(phases, self.plan_.reset, self.plan_.lora_rank)
+            plan = dataclasses.replace(self.plan_, phases=phases)
             head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, states, progress)
         assert head is not None
         self.backbone_, self.head_, self.tuned_ = backbone, head, bool(phases)
@@ -352,13 +353,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             "head": {"kind": self.head_.kind, "strength": self.head_.strength},
             "backbone": self.backbone_.name,
             "tuned": self.tuned_,
-            "plan": {
-                "phases": [vars(phase) for phase in self.plan_.phases],
-                "reset": self.plan_.reset,
-                "lora_rank": self.plan_.lora_rank,
-                "tap": self.plan_.tap,
-                "views": self.plan_.views,
-            },
+            "plan": dataclasses.asdict(self.plan_),
             "strategy": self.strategy_,
             "preprocessing": self.backbone_.preprocessing,
             "columns": self.columns_,
@@ -387,9 +382,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         model.columns_ = about["columns"]
         model.task_, model.tuned_, model.history_ = about["task"], about["tuned"], []
         model.classes_ = np.asarray(about["classes"], dtype=None if about["classes"] else str)
-        plan = about["plan"]
-        phases = tuple(Phase(**{**phase, "lr": tuple(phase["lr"])}) for phase in plan["phases"])
-        model.plan_ = Plan(phases, plan["reset"], plan["lora_rank"], plan["tap"], plan.get("views", 1))
+        phases = tuple(Phase(**{**phase, "lr": tuple(phase["lr"])}) for phase in about["plan"]["phases"])
+        model.plan_ = Plan(**{**about["plan"], "phases": phases})
         model.strategy_, model.climb_ = about.get("strategy", "plan"), None
         return model
 

@@ -13,12 +13,15 @@ FLOORS = (
     ("optional",),
     ("registry", "records", "outputs", "items", "files", "budget", "memory", "processes", "torchvision_ops"),
     ("data", "backbones", "evaluate", "explain", "audit", "monitor"),
-    ("features", "strategies", "heads", "baselines", "transferability", "shift", "align", "testtime", "pretext", "fewshot", "fuse", "lora"),
+    (
+        "features", "strategies", "inlays", "heads", "baselines", "transferability", "shift", "align", "testtime", "pretext", "fewshot",
+        "fuse",
+    ),
     ("train", "auto"),
     ("transfer", "report"),
     ("study",),
     ("export", "serve"),
-)
+)  # fmt: skip
 # The doors stand outside the floors: they may open any room, each only when it is touched.
 DOORS = ("__init__", "__main__", "cli")
 
@@ -28,7 +31,7 @@ HEAVY = {
 }  # fmt: skip
 TORCH = {"torch", "timm", "transformers", "torchvision", "sentence_transformers"}
 # What a room may import at the top of its files; torch's circle is the dearest and the most confined.
-TORCH_ROOMS = {"backbones", "features", "train", "transfer", "study", "lora", "align", "pretext"}
+TORCH_ROOMS = {"backbones", "features", "train", "transfer", "study", "inlays", "align", "pretext"}
 HEAVY_ROOMS = TORCH_ROOMS | {"data", "evaluate", "heads", "baselines", "transferability", "shift", "report", "explain", "audit", "monitor"}
 
 

@@ -21,6 +21,8 @@ from graft.train.feed import Feed
 from graft.train.tasks import class_weights
 
 RATE = 1e-2
+# What a network has nothing for.
+REFUSED = {("stochnorm", "text")}
 RECIPE = {field.name for field in fields(Recipe)}
 
 
@@ -71,9 +73,13 @@ def assert_same(one, other, atol=0.0):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_plays_repeats_itself_and_leaves_the_backbone_whole(kind, strategy):
     untouched = load(kind)
+    if (strategy, kind) in REFUSED:
+        with pytest.raises(GraftError, match=strategy):
+            play(kind, strategy)
+        return
     events, backbone, head = play(kind, strategy, validation=make_data(kind, 12, seed=1))
     again, other_backbone, other_head = play(kind, strategy, validation=make_data(kind, 12, seed=1))
-    assert len(events) == (4 if make_plan(strategy, untouched.depth, 4, 1e-3).phases else 0)
+    assert len(events) == sum(phase.epochs for phase in make_plan(strategy, untouched.depth, 4, 1e-3).phases)
     assert all(isinstance(event, Epoch) and math.isfinite(event.loss) and event.seconds > 0 for event in events)
     assert numbers(events) == numbers(again)
     assert_same(weights(backbone, head), weights(other_backbone, other_head))

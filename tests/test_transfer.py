@@ -104,11 +104,21 @@ def test_lists_of_labels_are_multilabel():
     assert model.score(X, y) > 0.9
 
 
+@pytest.mark.parametrize("kind", ["image", "text"])
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
-def test_every_strategy_fits_predicts_and_repeats(strategy):
-    X, y = texts(40)
-    first, second = (Transfer("tiny:text", strategy, epochs=2, lr=1e-2, random_state=1).fit(X, y) for _ in range(2))
+def test_every_strategy_fits_predicts_repeats_and_is_saved(strategy, kind, tmp_path):
+    X, y = texts(40) if kind == "text" else pictures()
+    models = [Transfer(f"tiny:{kind}", strategy, epochs=2, lr=1e-2, random_state=1) for _ in range(2)]
+    if (strategy, kind) == ("stochnorm", "text"):
+        with pytest.raises(GraftError, match=r"stochnorm: .* no batch normalisation"):
+            models[0].fit(X, y)
+        return
+    first, second = (model.fit(X, y) for model in models)
     np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+    first.save(tmp_path)
+    again = Transfer.load(tmp_path)
+    assert again.plan_ == first.plan_
+    np.testing.assert_allclose(again.predict_proba(X), first.predict_proba(X), atol=1e-6)
 
 
 class _Forget(torch.nn.Module):

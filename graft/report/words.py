@@ -35,6 +35,12 @@ STRATEGIES = {
     "lp_ft": "first the head alone, then all layers",
     "l2_sp": "all layers are retrained, each pulled back towards its pretrained weights",
     "lora": "small low-rank corrections are learned beside the pretrained weights",
+    "adapters": "small bottlenecks are learned between the pretrained layers",
+    "bitfit": "only the biases are retrained",
+    "surgical": "one group of layers is retrained",
+    "stochnorm": "all layers are retrained; batch normalisation draws which statistics it uses",
+    "wise_ft": "first the head alone, then all layers; in the end a mean of the weights before and after",
+    "soup": "all layers are retrained several times at different rates, and the weights averaged",
     "scratch": "the same network from random weights",
 }
 

@@ -45,13 +45,15 @@ def train(
     start from the same weights. progress: is told a Step after each batch.
 
     With a validation part the best weights so far start each phase and are what is left at the end, the starting weights
-    among them; without one the last finished epoch is. This holds however it ends: finished, closed early, or on an error.
+    among them; without one the last finished epoch is. This holds however it ends: finished, closed early, or on an error. A plan
+    that ends with an average is left with that when it is finished, which scores no worse; see `ends`.
     Rates rise over the first tenth of a phase and fall to zero along a cosine. A plan without phases trains nothing.
     Stages below the first that learns are run once and their output is kept on disk, in the precision that training computes
     in; a phase with a deeper boundary goes on from there. Without augmentation in fp32 the result is that of running them
     each time, to 1e-5. With it, each image has a few random views, drawn once and taken in turn; see `feed.count_views`.
-    Raises GraftError at once for arguments that do not fit, and while training when the loss is no finite number; in bf16
-    the phase is begun again in fp32 instead, with a warning.
+    Raises GraftError at once for arguments that do not fit, before the first epoch where the backbone has no layer for what the
+    plan builds in, and while training when the loss is no finite number; in bf16 the phase is begun again in fp32 instead, with a
+    warning.
     """
     classes = n_outputs(backbone, head.to(device_of(backbone)))
     check(backbone, plan, recipe, items, y, task, classes, validation)

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from graft import lora
+from graft import inlays
 from graft.backbones.base import Backbone
 from graft.errors import Diverged
 from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
 from graft.memory import keep_freed
 from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
+from graft.train.ends import Best, Ending, Weights
 from graft.train.feed import Feed, Ready, Turn
 from graft.train.precision import computes_in_bf16
 from graft.train.tasks import Loss, decode, encoded, task_loss
@@ -50,6 +51,7 @@ class Run:
         self.device = device_of(self.backbone)
         self.keeper = self.states or States()
         self.private: list[Shelf] = []
+        self.kept: Weights = {}
         # From this stage on weights are no longer those that the run came with.
         self.untouched = 0 if self.plan.reset else self.backbone.depth
 
@@ -63,22 +65,30 @@ class Run:
             return
         learning = [any(phase.lr[group] for phase in self.plan.phases) for group in range(self.backbone.depth)]
         stages = [stage for stage, learns in zip(self.backbone.stages, learning, strict=True) if learns]
-        adapted = lora.add(stages, self.plan.lora_rank, self.seed) if self.plan.lora_rank else []
+        take_out = inlays.set_in(stages, self.plan, self.seed)
         self.changing = nn.ModuleList([*stages, self.head])
         anchored = any(phase.anchor for phase in self.plan.phases)
         self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if anchored else {}
         self.keep()
+        ending = Ending(self.plan.end)
         feed = Feed(self.backbone, items, self.recipe.batch_size)
         judged = Feed(self.backbone, validation[0], self.recipe.batch_size) if validation else None
         try:
             for number, phase in enumerate(self.plan.phases):
+                if any(phase.lr):
+                    self.best_score, self.kept = ending.begin(Best(self.best_score, self.kept))
+                    self.restore()
                 yield from self.phase(number, phase, feed, encoded(y, self.task), judged, validation[1] if validation else None)
                 self.restore()
+            if self.plan.end != "keep":
+                score = self.judge(judged, validation[1]) if judged and validation else None
+                self.kept = ending.finish(Best(self.best_score, self.kept), score)
         finally:
+            self.kept = ending.interrupted(Best(self.best_score, self.kept))
             for shelf in self.private:
                 self.keeper.drop(shelf)
             self.restore()
-            lora.merge(adapted)
+            take_out()
             self.backbone.requires_grad_(True).eval()
             self.head.requires_grad_(True).eval()
 
@@ -93,7 +103,7 @@ class Run:
     def phase(
         self, number: int, phase: Phase, feed: Feed, target: torch.Tensor, judged: Feed | None, truth: np.ndarray | None
     ) -> Generator[Epoch, None, None]:
-        learns = [rate > 0 and bool(group) for rate, group in zip(phase.lr, self.backbone.groups(), strict=True)]
+        learns = [rate > 0 and bool(inlays.learners(stage, self.plan)) for rate, stage in zip(phase.lr, self.backbone.stages, strict=True)]
         boundary = learns.index(True) if any(learns) else self.backbone.depth
         views = self.recipe.augment and self.backbone.modality == "image" and boundary < self.backbone.depth
         self.backbone.eval()
@@ -208,10 +218,9 @@ class Run:
     def training_mode(self, phase: Phase, learns: list[bool]) -> None:
         """What learns is in training mode and has gradients; what is frozen has neither."""
         self.backbone.set_trainable(learns)
-        if self.plan.lora_rank:
-            for stage, trained in zip(self.backbone.stages, learns, strict=True):
-                if trained:
-                    lora.train_only_updates(stage)
+        for stage, trained in zip(self.backbone.stages, learns, strict=True):
+            if trained:
+                inlays.train_only(stage, self.plan)
         self.head.train(phase.head_lr > 0)
         self.head.requires_grad_(phase.head_lr > 0)
 
@@ -250,3 +259,14 @@ class Run:
             self.metric(y, decode(logits, self.task)) if self.metric else -task_loss(self.task, None)(logits, encoded(y, self.task)).item()
         )
         return -math.inf if math.isnan(score) else float(score)
+
+    def judge(self, feed: Feed, truth: np.ndarray) -> Callable[[Weights], float]:
+        """What scores weights on the validation part, when all phases are played."""
+        # Below this boundary no phase changed a weight; the last one's may lie deeper.
+        self.place(feed, self.untouched, False)
+
+        def score(weights: Weights) -> float:
+            self.changing.load_state_dict(weights)
+            return self.score(feed, truth)
+
+        return score
