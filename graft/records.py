@@ -29,6 +29,7 @@ class Plan:
     reset: start from random weights. lora_rank: rank of the low-rank updates trained instead of the weights, 0 = none.
     tap: what a head without phases reads: "pooled", the backbone's features, or "stages", the averaged output of every stage.
     views: of each image that it reads, the one that is judged and random ones; 1 where there are phases.
+    losses: what is added to the task's loss in every phase: (name, strength) of members of `graft.losses.LOSSES`.
     """
 
     phases: tuple[Phase, ...]
@@ -36,6 +37,7 @@ class Plan:
     lora_rank: int = 0
     tap: str = "pooled"
     views: int = 1
+    losses: tuple[tuple[str, float], ...] = ()
 
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -108,7 +110,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of the loop is over. phase, epoch: from 0. loss: mean over the items. score: on the validation part, None without one."""
+    """One epoch of the loop is over. phase, epoch: from 0. loss: mean over the items, with the losses that the plan adds.
+
+    score: on the validation part, None without one.
+    """
 
     phase: int
     epoch: int

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr)
         self.strategy_ = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "plan")
         phases = self.plan_.phases
-        solved = not self.plan_.reset and (not phases or _only_head(phases[0]))
+        # With losses of the plan's own the optimum of a head is another one, which only descent finds.
+        solved = not self.plan_.reset and (not phases or (_only_head(phases[0]) and not self.plan_.losses))
         if solved:
             phases = phases[1:]
         few = solved and len(target) < _FEW_A_CLASS * max(1, len(classes))
@@ -147,7 +149,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             head = self._solve(self._views(backbone, items, self.plan_, progress), target, blocks)
         if phases:
             backbone = copy.deepcopy(backbone)
-            plan = Plan(phases, self.plan_.reset, self.plan_.lora_rank)
+            plan = replace(self.plan_, phases=phases)
             head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, states, progress)
         assert head is not None
         self.backbone_, self.head_, self.tuned_ = backbone, head, bool(phases)
@@ -346,13 +348,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             "head": {"kind": self.head_.kind, "strength": self.head_.strength},
             "backbone": self.backbone_.name,
             "tuned": self.tuned_,
-            "plan": {
-                "phases": [vars(phase) for phase in self.plan_.phases],
-                "reset": self.plan_.reset,
-                "lora_rank": self.plan_.lora_rank,
-                "tap": self.plan_.tap,
-                "views": self.plan_.views,
-            },
+            "plan": asdict(self.plan_),
             "strategy": self.strategy_,
             "preprocessing": self.backbone_.preprocessing,
             "columns": self.columns_,
@@ -383,7 +379,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         model.classes_ = np.asarray(about["classes"], dtype=None if about["classes"] else str)
         plan = about["plan"]
         phases = tuple(Phase(**{**phase, "lr": tuple(phase["lr"])}) for phase in plan["phases"])
-        model.plan_ = Plan(phases, plan["reset"], plan["lora_rank"], plan["tap"], plan.get("views", 1))
+        losses = tuple((name, strength) for name, strength in plan.get("losses", ()))
+        model.plan_ = Plan(**{**plan, "phases": phases, "losses": losses})
         model.strategy_, model.climb_ = about.get("strategy", "plan"), None
         return model
 

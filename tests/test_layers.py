@@ -12,7 +12,21 @@ FLOORS = (
     ("errors",),
     ("optional", "registry", "records", "items", "files", "budget", "memory", "torchvision_ops"),
     ("data", "backbones", "evaluate", "explain", "audit", "monitor"),
-    ("features", "strategies", "heads", "baselines", "transferability", "shift", "align", "testtime", "pretext", "fewshot", "fuse", "lora"),
+    (
+        "features",
+        "strategies",
+        "heads",
+        "baselines",
+        "transferability",
+        "shift",
+        "align",
+        "testtime",
+        "pretext",
+        "fewshot",
+        "fuse",
+        "lora",
+        "losses",
+    ),
     ("train", "auto"),
     ("transfer", "report"),
     ("study",),
@@ -27,7 +41,7 @@ HEAVY = {
 }  # fmt: skip
 TORCH = {"torch", "timm", "transformers", "torchvision", "sentence_transformers"}
 # What a room may import at the top of its files; torch's circle is the dearest and the most confined.
-TORCH_ROOMS = {"backbones", "features", "train", "transfer", "study", "lora", "align", "pretext"}
+TORCH_ROOMS = {"backbones", "features", "train", "transfer", "study", "lora", "losses", "align", "pretext"}
 HEAVY_ROOMS = TORCH_ROOMS | {"data", "evaluate", "heads", "baselines", "transferability", "shift", "report", "explain", "audit", "monitor"}
 
 

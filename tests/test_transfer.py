@@ -102,7 +102,8 @@ def test_lists_of_labels_are_multilabel():
     assert model.score(X, y) > 0.9
 
 
-@pytest.mark.parametrize("strategy", list(STRATEGIES))
+# tiny:text comes without the classifier that co-tuning goes on training.
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "cotuning"])
 def test_every_strategy_fits_predicts_and_repeats(strategy):
     X, y = texts(40)
     first, second = (Transfer("tiny:text", strategy, epochs=2, lr=1e-2, random_state=1).fit(X, y) for _ in range(2))
