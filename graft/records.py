@@ -44,6 +44,7 @@ class Plan:
     tap: what a head without phases reads: "pooled", the backbone's features, "late", the averaged output of each stage in the
     later half, or "stages", of every stage.
     views: of each image that it reads, the one that is judged and random ones; 1 where there are phases.
+    losses: what is added to the task's loss in every phase: (name, strength) of members of `graft.losses.LOSSES`.
     """
 
     phases: tuple[Phase, ...]
@@ -56,6 +57,7 @@ class Plan:
     only: Only = "all"
     stochnorm: float = 0.0
     end: End = "keep"
+    losses: tuple[tuple[str, float], ...] = ()
 
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -143,7 +145,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of the loop is over. phase, epoch: from 0. loss: mean over the items. score: on the validation part, None without one."""
+    """One epoch of the loop is over. phase, epoch: from 0. loss: mean over the items, with the losses that the plan adds.
+
+    score: on the validation part, None without one.
+    """
 
     phase: int
     epoch: int

@@ -121,6 +121,42 @@ def l2_sp(depth: int, epochs: int, lr: float, anchor: float = 0.1) -> Plan:
     return Plan((Phase(epochs, (lr / 10,) * depth, lr, anchor),))
 
 
+@STRATEGIES.add("Li et al. 2019, arXiv:1901.09229")
+def delta(depth: int, epochs: int, lr: float, alpha: float = 0.64, beta: float = 0.01) -> Plan:
+    """Every layer group learns, while what the stages give is held near what they gave, channel by channel as it matters.
+
+    alpha: of the distance, beta: of the head's squared norm / 2. The authors' 0.01 of a sum over 64 items is 0.64 of their mean.
+    """
+    return Plan((Phase(epochs, (lr / 10,) * depth, lr),), losses=(("delta", alpha), ("head_norm", beta)))
+
+
+@STRATEGIES.add("Chen et al. 2019, NeurIPS: Catastrophic Forgetting Meets Negative Transfer")
+def bss(depth: int, epochs: int, lr: float, eta: float = 1e-3) -> Plan:
+    """Every layer group learns, and what varies least in the features is shrunk: such features transfer badly.
+
+    eta: of the smallest squared singular value of each batch's features.
+    """
+    return Plan((Phase(epochs, (lr / 10,) * depth, lr),), losses=(("bss", eta),))
+
+
+@STRATEGIES.add("You et al. 2020, NeurIPS: Co-Tuning for Transfer Learning")
+def cotuning(depth: int, epochs: int, lr: float, strength: float = 2.3) -> Plan:
+    """Every layer group learns, and the pretrained classifier with it, from what it used to say of each class's items.
+
+    strength: lambda of the classifier's cross-entropy. Needs classes, and weights that come with their classifier.
+    """
+    return Plan((Phase(epochs, (lr / 10,) * depth, lr),), losses=(("cotuning", strength),))
+
+
+@STRATEGIES.add("Zhong et al. 2020, arXiv:2011.06182")
+def bituning(depth: int, epochs: int, lr: float, strength: float = 1.0) -> Plan:
+    """Every layer group learns, and items are drawn to remembered items of their class and away from others.
+
+    strength: of the two contrastive losses. Needs classes.
+    """
+    return Plan((Phase(epochs, (lr / 10,) * depth, lr),), losses=(("bituning", strength),))
+
+
 @STRATEGIES.add("Hu et al. 2021, arXiv:2106.09685")
 def lora(depth: int, epochs: int, lr: float, rank: int = 8, on: LoraOn = "all") -> Plan:
     """Low-rank updates of the weights learn instead of the weights.
@@ -241,6 +277,15 @@ def check_plan(plan: Plan, depth: int, where: str = "plan") -> None:
     elif plan.views > 1 and plan.phases:
         problems.append(f"{where}: views is {plan.views} with phases, expected 1: the loop draws its own. Leave one of them out.")
     problems += _misfits(plan, where)
+    for name, strength in plan.losses:
+        if not (math.isfinite(strength) and strength > 0):
+            problems.append(f"{where}: the strength of the loss {name} is {strength}, expected a finite number above 0. Or leave it out.")
+    names = ", ".join(name for name, _ in plan.losses)
+    if names and not plan.phases:
+        problems.append(f"{where}: losses ({names}) without phases, expected one: nothing would learn from them. Leave them out.")
+    if names and plan.reset:
+        problems.append(f"{where}: losses ({names}) with reset, expected pretrained weights: these losses use or keep what they know.")
+        problems[-1] += " Leave one of them out."
     for number, phase in enumerate(plan.phases, 1):
         here = f"{where}, phase {number}"
         rates = (*phase.lr, phase.head_lr)
@@ -332,6 +377,8 @@ def remarks(plan: Plan) -> list[str]:
         said.append("Of the layer groups that learn only the biases do.")
     if plan.stochnorm:
         said.append(f"Batch normalisation uses a batch's own statistics with chance {plan.stochnorm:g} for each channel, else moving ones.")
+    for name, strength in plan.losses:
+        said.append(f"Adds {strength:g} times the loss {name} to the task's own.")
     for number, phase in enumerate(plan.phases, 1):
         frozen = next((group for group, rate in enumerate(phase.lr) if rate), len(phase.lr))
         if 0 < frozen < len(phase.lr):

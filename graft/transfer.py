@@ -1,12 +1,12 @@
 """`Transfer`: a pretrained backbone put to work on labelled items, as a scikit-learn estimator."""
 
 import copy
-import dataclasses
 import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr)
         self.strategy_ = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "plan")
         phases = self.plan_.phases
-        solved = not self.plan_.reset and (not phases or _only_head(phases[0]))
+        # With losses of the plan's own the optimum of a head is another one, which only descent finds.
+        solved = not self.plan_.reset and (not phases or (_only_head(phases[0]) and not self.plan_.losses))
         if solved:
             phases = phases[1:]
         few = solved and len(target) < _FEW_A_CLASS * max(1, len(classes))
@@ -153,7 +154,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             head = self._solve(self._views(backbone, items, self.plan_, progress) if known is None else known, target, blocks, self.head)
         if phases:
             backbone = copy.deepcopy(backbone)
-            plan = dataclasses.replace(self.plan_, phases=phases)
+            plan = replace(self.plan_, phases=phases)
             head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, states, progress)
         assert head is not None
         self.backbone_, self.head_, self.tuned_ = backbone, head, bool(phases)
@@ -353,7 +354,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             "head": {"kind": self.head_.kind, "strength": self.head_.strength},
             "backbone": self.backbone_.name,
             "tuned": self.tuned_,
-            "plan": dataclasses.asdict(self.plan_),
+            "plan": asdict(self.plan_),
             "strategy": self.strategy_,
             "preprocessing": self.backbone_.preprocessing,
             "columns": self.columns_,
@@ -382,8 +383,10 @@ class Transfer(ClassifierMixin, BaseEstimator):
         model.columns_ = about["columns"]
         model.task_, model.tuned_, model.history_ = about["task"], about["tuned"], []
         model.classes_ = np.asarray(about["classes"], dtype=None if about["classes"] else str)
-        phases = tuple(Phase(**{**phase, "lr": tuple(phase["lr"])}) for phase in about["plan"]["phases"])
-        model.plan_ = Plan(**{**about["plan"], "phases": phases})
+        plan = about["plan"]
+        phases = tuple(Phase(**{**phase, "lr": tuple(phase["lr"])}) for phase in plan["phases"])
+        losses = tuple((name, strength) for name, strength in plan.get("losses", ()))
+        model.plan_ = Plan(**{**plan, "phases": phases, "losses": losses})
         model.strategy_, model.climb_ = about.get("strategy", "plan"), None
         return model
 

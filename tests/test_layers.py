@@ -14,8 +14,8 @@ FLOORS = (
     ("registry", "records", "outputs", "items", "files", "budget", "memory", "processes", "torchvision_ops"),
     ("data", "backbones", "evaluate", "explain", "audit", "monitor"),
     (
-        "features", "strategies", "inlays", "heads", "baselines", "transferability", "shift", "align", "testtime", "pretext", "fewshot",
-        "fuse",
+        "features", "strategies", "inlays", "losses", "heads", "baselines", "transferability", "shift", "align", "testtime", "pretext",
+        "fewshot", "fuse",
     ),
     ("train", "auto"),
     ("transfer", "report"),
@@ -31,7 +31,7 @@ HEAVY = {
 }  # fmt: skip
 TORCH = {"torch", "timm", "transformers", "torchvision", "sentence_transformers"}
 # What a room may import at the top of its files; torch's circle is the dearest and the most confined.
-TORCH_ROOMS = {"backbones", "features", "train", "transfer", "study", "inlays", "align", "pretext"}
+TORCH_ROOMS = {"backbones", "features", "train", "transfer", "study", "inlays", "losses", "align", "pretext"}
 HEAVY_ROOMS = TORCH_ROOMS | {"data", "evaluate", "heads", "baselines", "transferability", "shift", "report", "explain", "audit", "monitor"}
 
 

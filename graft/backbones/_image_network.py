@@ -21,12 +21,13 @@ def as_backbone(
     *,
     untrained: Callable[[], Backbone],
     write: Callable[[Backbone, Path, dict[str, str]], None],
+    classifier: Callable[[], nn.Module | None] = lambda: None,
 ) -> Backbone:
     """The stages where they give what the whole gives, else one stage, with a warning (see `tried`).
 
     whole: a module around the network, its `network`, in evaluation mode. preprocessing: as `_images.preprocessing_of` gives it.
     untrained: the same backbone with weights drawn from torch's global generator. write: (backbone, folder, names) -> None, where
-    names are what the network calls the tensors of the backbone.
+    names are what the network calls the tensors of the backbone. classifier: see Backbone.
     """
     whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.rand(1, 3, *preprocessing["size_px"], generator=torch.Generator().manual_seed(0))
@@ -48,4 +49,5 @@ def as_backbone(
         write=lambda backbone, folder: write(backbone, folder, names),
         preprocessing=preprocessing,
         card=card,
+        classifier=classifier,
     )

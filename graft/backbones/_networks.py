@@ -1,9 +1,12 @@
 """Image networks by architecture name: built, filled with weights, cut into stages. Serves the sources timm and checkpoint."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from torch import nn
 
 from graft import torchvision_ops
 from graft.backbones import _cifar_resnet, _folders, _images, _vision_stages
@@ -47,7 +50,17 @@ def from_tensors(recipe: dict[str, Any], tensors: _folders.Tensors, name: str) -
         if translate is not None:
             tensors = translate(tensors, network)
     _folders.fit(network, tensors, name, head)
-    return assemble(network, recipe, name)
+    return assemble(network, recipe, name, lambda: _linear(tensors, head[0]) if len(head) == 2 else None)
+
+
+def _linear(tensors: _folders.Tensors, name: str) -> nn.Linear | None:
+    """The classifier called so among a checkpoint's tensors, None where it is not there or no linear layer."""
+    weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
+    if weight is None or weight.ndim != 2:
+        return None
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    layer.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+    return layer
 
 
 def create(recipe: dict[str, Any], name: str) -> Any:
@@ -71,10 +84,10 @@ def create(recipe: dict[str, Any], name: str) -> Any:
         ) from error
 
 
-def assemble(network: Any, recipe: dict[str, Any], name: str) -> Backbone:
+def assemble(network: Any, recipe: dict[str, Any], name: str, classifier: Callable[[], nn.Module | None] = lambda: None) -> Backbone:
     """A timm network without classifier -> Backbone. One stage, with a warning, where its family is not known.
 
-    recipe: what builds the same network again; its "pretrained_cfg" gives the preprocessing.
+    recipe: what builds the same network again; its "pretrained_cfg" gives the preprocessing. classifier: see Backbone.
     """
     published = recipe.get("pretrained_cfg") or dict(getattr(network, "default_cfg", {}))
     recipe = {**recipe, "num_classes": 0, "pretrained_cfg": {key: published[key] for key in _KEPT if published.get(key) is not None}}
@@ -92,6 +105,7 @@ def assemble(network: Any, recipe: dict[str, Any], name: str) -> Backbone:
         _card(published),
         untrained=lambda: assemble(create(recipe, name), recipe, name),
         write=write,
+        classifier=classifier,
     )
 
 

@@ -27,6 +27,8 @@ class Backbone(nn.Module):
     write: (backbone, folder) -> None. Writes config, preprocessing and weights so that `checkpoint:FOLDER` loads it again.
     preprocessing: everything that decides what `prepare` gives (size, mean, tokenizer, ...), as plain values.
     card: "licence", "pretrained_on", "published" where known, as text.
+    classifier: () -> the layer that the network was pretrained with behind these features, (n, d) -> logits (n, source classes), a new
+    copy each time; None where the weights came without it. It is no part of the backbone: not trained, saved or reset with it.
     """
 
     def __init__(
@@ -40,13 +42,14 @@ class Backbone(nn.Module):
         write: Callable[["Backbone", Path], None],
         preprocessing: dict[str, Any],
         card: dict[str, str],
+        classifier: Callable[[], nn.Module | None] = lambda: None,
     ) -> None:
         super().__init__()
         self.name, self.modality, self.width = name, modality, width
         self.stage_names = tuple(stage_name for stage_name, _ in stages)
         self.stages = nn.ModuleList(stage for _, stage in stages)
         self._prepare, self._fresh, self._write = prepare, fresh, write
-        self.preprocessing, self.card = preprocessing, card
+        self.preprocessing, self.card, self.classifier = preprocessing, card, classifier
         self.eval()
 
     @property
@@ -92,3 +95,8 @@ class Backbone(nn.Module):
             digest.update(f"{key}\0{tuple(tensor.shape)}\0{tensor.dtype}\0".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def channels_last(maps: torch.Tensor) -> bool:
+    """Whether maps are (n, h, w, c), as Swin's, and not (n, c, h, w); images here are square."""
+    return maps.shape[1] == maps.shape[2] != maps.shape[3]

@@ -52,7 +52,7 @@ def load(name: str) -> Backbone:
 def _tiny(architecture: str, tensors: _folders.Tensors, shown: str) -> Backbone:
     backbone = tiny.load(architecture.removeprefix("tiny:"))
     _folders.fit(backbone, tensors, shown)
-    backbone.name = shown
+    backbone.name, backbone.classifier = shown, lambda: None
     return backbone
 
 

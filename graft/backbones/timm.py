@@ -1,5 +1,7 @@
 """`timm:NAME`: image networks of the timm library with their published weights."""
 
+from torch import nn
+
 from graft.backbones import _networks
 from graft.backbones.base import Backbone
 from graft.errors import GraftError
@@ -25,4 +27,10 @@ def load(name: str) -> Backbone:
         ) from error
     published = network.pretrained_cfg
     recipe = {"architecture": published["architecture"], "num_classes": 0, "model_args": {}, "pretrained_cfg": published}
-    return _networks.assemble(network, recipe, f"timm:{name}")
+
+    def classifier() -> nn.Module | None:
+        # Loaded a second time, from timm's own cache, only where it is asked for.
+        layer = timm.create_model(known, pretrained=True).get_classifier()
+        return layer if isinstance(layer, nn.Linear) else None
+
+    return _networks.assemble(network, recipe, f"timm:{name}", classifier)

@@ -40,7 +40,15 @@ def _build(kind: str, seed: int) -> Backbone:
         write=_write,
         preprocessing={"size_px": _SIZE_PX} if kind == "image" else {"vocabulary": _VOCABULARY},
         card={"licence": "Apache-2.0", "pretrained_on": "nothing: random weights"},
+        classifier=lambda: _classifier(seed) if kind == "image" else None,
     )
+
+
+def _classifier(seed: int) -> nn.Module:
+    """Of ten classes of nothing, random as all else here."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Linear(32, 10)
 
 
 class _Convolution(nn.Sequential):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from graft.backbones.base import Backbone, State
+from graft.backbones.base import Backbone, State, channels_last
 
 # Each reads the columns of the one before, and more to their left.
 TAPS = ("pooled", "late", "stages")
@@ -46,7 +46,5 @@ def _mean_over_places(state: State) -> torch.Tensor:
         mask = state["attention_mask"].unsqueeze(-1).to(state["hidden"].dtype)
         return (state["hidden"] * mask).sum(1) / mask.sum(1).clamp(min=1)
     if state.ndim == 4:
-        # Maps are (n, c, h, w), but for the (n, h, w, c) of Swin; images here are square.
-        channels_last = state.shape[1] == state.shape[2] != state.shape[3]
-        return state.mean((1, 2) if channels_last else (2, 3))
+        return state.mean((1, 2) if channels_last(state) else (2, 3))
     return state.mean(1) if state.ndim == 3 else state

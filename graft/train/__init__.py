@@ -56,7 +56,7 @@ def train(
     warning.
     """
     classes = n_outputs(backbone, head.to(device_of(backbone)))
-    check(backbone, plan, recipe, items, y, task, classes, validation)
+    check(backbone, head, plan, recipe, items, y, task, classes, validation)
     loss = task_loss(task, class_weights(task, y, classes, recipe.class_weight, device_of(backbone)))
     run = Run(backbone, head, plan, recipe, task, loss, metric, seed, states, progress)
     return run.play(items, y, validation)

@@ -10,6 +10,7 @@ from torch import nn
 from graft.backbones.base import Backbone
 from graft.errors import GraftError, near_miss, raise_all
 from graft.features import device_of
+from graft.losses import LOSSES
 from graft.records import PRECISIONS, TASKS, Plan, Recipe, Task
 from graft.strategies import check_plan
 from graft.train.loop import Labelled
@@ -24,6 +25,7 @@ def n_outputs(backbone: Backbone, head: nn.Module) -> int:
 
 def check(
     backbone: Backbone,
+    head: nn.Module,
     plan: Plan,
     recipe: Recipe,
     items: Sequence[Any],
@@ -36,7 +38,7 @@ def check(
     if task not in TASKS:
         raise GraftError(f"train: task is {task!r}, expected one of {', '.join(TASKS)}.{near_miss(task, TASKS)}")
     check_plan(plan, backbone.depth, f"train {backbone.name}")
-    problems = []
+    problems = [f"train: {refusal}" for name, _ in plan.losses if (refusal := LOSSES[name].refusal(backbone, head, task, plan))]
     for where, some, target in [("training", items, y)] + ([("validation", *validation)] if validation else []):
         if not len(some):
             problems.append(f"train: 0 {where} items, expected at least 1.")

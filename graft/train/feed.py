@@ -119,6 +119,10 @@ class Feed:
     def _contents(self) -> list[bytes]:
         return [bytes(key) for key in content_keys(self.items, self.backbone.modality)]
 
+    def keys(self, batch: np.ndarray, turn: Turn | None) -> list[Hashable] | None:
+        """Names of the items in the views of this turn, equal where the same view of the same content comes again; None where none does."""
+        return None if self.views and turn and not self.n_views else self._keys(batch, turn)
+
     def _keys(self, batch: np.ndarray, turn: Turn | None) -> list[Hashable]:
         view = self._view(turn)
         return [(self._contents[place], view) for place in batch]

@@ -16,8 +16,10 @@ from graft import inlays
 from graft.backbones.base import Backbone
 from graft.errors import Diverged
 from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
+from graft.losses import Seen
 from graft.memory import keep_freed
 from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
+from graft.train.added import made
 from graft.train.ends import Best, Ending, Weights
 from graft.train.feed import Feed, Ready, Turn
 from graft.train.precision import computes_in_bf16
@@ -65,8 +67,14 @@ class Run:
             return
         learning = [any(phase.lr[group] for phase in self.plan.phases) for group in range(self.backbone.depth)]
         stages = [stage for stage, learns in zip(self.backbone.stages, learning, strict=True) if learns]
+        # They stay with the keeper where it serves others that start from the same weights.
+        opened = self.private if self.states is None else []
+        target = encoded(y, self.task)
+        self.added = made(
+            self.plan, self.backbone, self.head, items, target, self.task, self.loss, self.seed, self.keeper, opened, self.progress
+        )
         take_out = inlays.set_in(stages, self.plan, self.seed)
-        self.changing = nn.ModuleList([*stages, self.head])
+        self.changing = nn.ModuleList([*stages, self.head, self.added])
         anchored = any(phase.anchor for phase in self.plan.phases)
         self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if anchored else {}
         self.keep()
@@ -78,7 +86,7 @@ class Run:
                 if any(phase.lr):
                     self.best_score, self.kept = ending.begin(Best(self.best_score, self.kept))
                     self.restore()
-                yield from self.phase(number, phase, feed, encoded(y, self.task), judged, validation[1] if validation else None)
+                yield from self.phase(number, phase, feed, target, judged, validation[1] if validation else None)
                 self.restore()
             if self.plan.end != "keep":
                 score = self.judge(judged, validation[1]) if judged and validation else None
@@ -173,8 +181,7 @@ class Run:
             torch.manual_seed(int(np.random.SeedSequence([self.seed, number, epoch]).generate_state(1)[0]))
             prepared = one_ahead(lambda pair: feed.prepare(*pair), zip(batches, turns, strict=True))
             for batch, turn, ready in zip(batches, turns, prepared, strict=True):
-                logits = self.logits(feed, batch, turn, ready)
-                loss = self.loss(logits, target[batch].to(self.device))
+                loss = self.batch_loss(feed, batch, turn, ready, target)
                 value = loss.item()
                 if not math.isfinite(value):
                     return value
@@ -207,6 +214,18 @@ class Run:
         # The head is small: all digits cost it nothing.
         return self.head(features.float())
 
+    def batch_loss(self, feed: Feed, batch: np.ndarray, turn: Turn, ready: Ready, target: torch.Tensor) -> torch.Tensor:
+        """The task's loss on a batch, and what the plan adds to it."""
+        states = [feed.state(batch, turn, ready)]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            for stage in self.backbone.stages[feed.boundary :]:
+                states.append(stage(states[-1]))
+        assert isinstance(states[-1], torch.Tensor)
+        features = states[-1].float()
+        logits, wanted = self.head(features), target[batch].to(self.device)
+        keys = feed.keys(batch, turn) if self.plan.losses else None
+        return self.added(Seen(feed.boundary, states, features, logits, wanted, keys, self.bf16), self.loss(logits, wanted))
+
     def share(self, batches: list[np.ndarray]) -> list[np.ndarray]:
         """The batches of one epoch: all of a shuffled pass, or its first ones."""
         return (
@@ -228,8 +247,9 @@ class Run:
         """AdamW with the phase's rates on what learns."""
         self.training_mode(phase, learns)
         rated = [(group, rate, phase.anchor == 0) for group, rate in zip(self.backbone.groups(), phase.lr, strict=True)]
+        rated += [(list(self.head.parameters()), phase.head_lr, True), (list(self.added.parameters()), max(phase.lr), True)]
         groups = []
-        for parameters, rate, decays in [*rated, (list(self.head.parameters()), phase.head_lr, True)]:
+        for parameters, rate, decays in rated:
             # The anchor takes the place of weight decay; biases and norms are never decayed.
             matrices = [parameter for parameter in parameters if parameter.requires_grad and parameter.ndim > 1 and decays]
             rest = [parameter for parameter in parameters if parameter.requires_grad and not (parameter.ndim > 1 and decays)]

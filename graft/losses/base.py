@@ -1,0 +1,90 @@
+"""What every added loss is made from and what it sees of a batch; their registry. Heavy: torch."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from graft.backbones.base import Backbone, State
+from graft.records import Plan, Step, Task
+from graft.registry import Registry
+
+# name -> a subclass of Added
+LOSSES = Registry("loss")
+
+TaskLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A training batch of n items, as it has just run through the network.
+
+    states: states[0] is what stage `boundary` took, states[i] what stage boundary + i - 1 gave, in the precision of training.
+    features: (n, d) and logits: (n, c), float32, with gradients. target: (n,) or (n, c), as the task's loss takes it.
+    keys: names of the items in these views, equal where the same view of an item comes again; None where each view is drawn once.
+    bf16: whether the network computes in it.
+    """
+
+    boundary: int
+    states: Sequence[State]
+    features: torch.Tensor
+    logits: torch.Tensor
+    target: torch.Tensor
+    keys: Sequence[Hashable] | None
+    bf16: bool
+
+
+# By stage, from the batch's boundary up: what it gave for these items before anything was trained, without gradients.
+Source = Callable[[Seen], dict[int, State]]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from, before its first step; each loss takes of it what it needs.
+
+    backbone, head: training changes them in place, so a loss that needs them as they are makes a copy. items, target: of training.
+    loss: the task's own, (logits, target) -> scalar. first: the first stage that learns in any phase, depth where none does.
+    features: () -> (n, d), the starting backbone's features of the items in the view that is judged. source: (stages) -> a Source of
+    what these stages, none below `first`, give at the start; it keeps what it computed where the same view comes again.
+    progress: is told a Step.
+    """
+
+    backbone: Backbone
+    head: nn.Module
+    items: Sequence[Any]
+    target: torch.Tensor
+    task: Task
+    loss: TaskLoss
+    first: int
+    seed: int
+    features: Callable[[], torch.Tensor]
+    source: Callable[[Sequence[int]], Source]
+    progress: Callable[[Step], None]
+
+
+class Added(nn.Module):
+    """A loss beside the task's own, made once a run: `forward` gives a scalar for each batch, before its strength.
+
+    Its parameters learn at the highest rate of the phase's layer groups. Its parameters and buffers are kept and put back with the
+    network's; what never changes in a run must be neither.
+    """
+
+    def __init__(self, start: Start) -> None:
+        super().__init__()
+
+    @staticmethod
+    def refusal(backbone: Backbone, head: nn.Module, task: Task, plan: Plan) -> str:
+        """Why this loss cannot be had here, what it expects, and what to do instead; "" where it can."""
+        return ""
+
+    def forward(self, seen: Seen) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def only_classes(name: str, task: Task) -> str:
+    """The refusal of a loss that needs one class an item."""
+    if task == "classification":
+        return ""
+    return f"{name} with the task {task}, expected classification: it contrasts or relates classes, one an item. Use delta, bss or l2_sp."
