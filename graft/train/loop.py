@@ -67,13 +67,17 @@ class Run:
             return
         learning = [any(phase.lr[group] for phase in self.plan.phases) for group in range(self.backbone.depth)]
         stages = [stage for stage, learns in zip(self.backbone.stages, learning, strict=True) if learns]
+        take_out = inlays.set_in(stages, self.plan, self.seed)
         # They stay with the keeper where it serves others that start from the same weights.
         opened = self.private if self.states is None else []
         target = encoded(y, self.task)
-        self.added = made(
-            self.plan, self.backbone, self.head, items, target, self.task, self.loss, self.seed, self.keeper, opened, self.progress
-        )
-        take_out = inlays.set_in(stages, self.plan, self.seed)
+        try:
+            self.added = made(
+                self.plan, self.backbone, self.head, items, target, self.task, self.loss, self.seed, self.keeper, opened, self.progress
+            )
+        except BaseException:
+            take_out()
+            raise
         self.changing = nn.ModuleList([*stages, self.head, self.added])
         anchored = any(phase.anchor for phase in self.plan.phases)
         self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if anchored else {}
