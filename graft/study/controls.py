@@ -76,7 +76,7 @@ class Scratch:
             attempts.append(self._fit(len(attempts), index, self.plan.epochs))
         model = max(attempts, key=_validated)
         self.rates.append(number)
-        self.best.append(model.lr)
+        self.best.append(model.lr_)
         self.epochs.append(sum(isinstance(event, Epoch) for attempt in attempts for event in attempt.history_))
         outputs = model.predict_outputs(self.clock.material.items(judged))
         self.seconds += time.perf_counter() - begun
