@@ -15,6 +15,7 @@ import typer
 from graft.budget import budget_seconds
 from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.files import replacing
+from graft.recipes import parse_recipe
 from graft.records import Epoch, Event, Finding, Note, Result, Step
 
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ def run(
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="Number to choose by. See: graft list metrics")] = None,
     budget: Annotated[str | None, typer.Option(metavar="TIME", help="Time to spend, e.g. 90s, 10m, 2h.")] = None,
     seed: Seed = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="How what is trained is trained, e.g. mixup=0.2; repeatable.")
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write losses and scores to RUN/tensorboard as well.")] = False,
 ) -> None:
     """Find the best model for DATA, and judge it.
@@ -84,6 +88,7 @@ def run(
     Ranks pretrained models, tries strategies, compares with the controls, and leaves a page and a model in RUN.
     """
     seconds = None if budget is None else budget_seconds(budget)
+    recipe = parse_recipe(settings) if settings else None
     from graft import study
 
     dataset = _load(data, label, text, image, split, group, task)
@@ -98,6 +103,7 @@ def run(
             metric=metric,
             budget=seconds,
             seed=seed,
+            recipe=recipe,
             progress=progress,
             command=shlex.join(["graft", *sys.argv[1:]]),
         )

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "graft"
 FLOORS = (
     ("errors",),
     ("optional", "registry", "records", "items", "files", "budget", "memory", "torchvision_ops"),
-    ("data", "backbones", "evaluate", "explain", "audit", "monitor"),
+    ("data", "backbones", "evaluate", "recipes", "explain", "audit", "monitor"),
     ("features", "strategies", "heads", "baselines", "transferability", "shift", "align", "testtime", "pretext", "fewshot", "fuse", "lora"),
     ("train", "auto"),
     ("transfer", "report"),

@@ -18,7 +18,8 @@ from graft.data import Dataset, check, load
 from graft.errors import GraftError
 from graft.evaluate import confusion, per_class
 from graft.items import open_image
-from graft.records import Epoch, Event, Mistake, Note, Result, Verdict
+from graft.recipes import settings_of
+from graft.records import Epoch, Event, Mistake, Note, Recipe, Result, Verdict
 from graft.report import write_report
 from graft.study import folder
 from graft.study.controls import SCRATCH, Classical, Scratch
@@ -69,6 +70,7 @@ def run(
     metric: str | None = None,
     budget: str | float | None = None,
     seed: int = 0,
+    recipe: Recipe | None = None,
     progress: Callable[[Event], None] | None = None,
     command: str = "",
 ) -> Study:
@@ -76,8 +78,8 @@ def run(
 
     data: a Dataset, or whatever `graft.load` takes. out: folder to leave everything in. backbone, strategy: candidates;
     a shortlist and `auto` unless given. metric: the number to choose by. budget: time to spend, "10m" or seconds; without it
-    `auto` retrains nothing, and named strategies take what they need. seed: of everything drawn. progress: is told what
-    happens. command: what repeats this, for the page.
+    `auto` retrains nothing, and named strategies take what they need. seed: of everything drawn. recipe: how all that
+    is trained is played, the control from scratch too. progress: is told what happens. command: what repeats this, for the page.
 
     Choosing sees only training items. The judged items are the given test part, or each fold's test part in turn.
     The same call on one machine gives the same numbers but for times. Raises GraftError for what the caller can mend.
@@ -96,6 +98,8 @@ def run(
     log.note(f"{dataset.name}: {len(dataset)} items, {dataset.modality}, {dataset.task}")
     notes = [*dataset.notes, f"metric: {why}"]
     material, left_out = _material(dataset, _listed(backbone), strategies, metric, seed, log)
+    material.recipe = recipe
+    material.check_recipe(strategies)
     notes += left_out
     settings = {
         "data": dataset.name,
@@ -106,6 +110,7 @@ def run(
         "strategies": strategies,
         "seed": seed,
         "budget_seconds": seconds,
+        "recipe": settings_of(recipe or Recipe()),
     }
     n_train, n_fits = round(np.mean([len(train) for train, _ in cut.folds])), len(cut.folds) + (not cut.one_test)
     clock = Clock(material, seconds, begun, n_train, n_fits, settings)

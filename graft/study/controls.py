@@ -92,7 +92,8 @@ class Scratch:
         round_, place = divmod(attempt, len(SCRATCH_RATES))
         # Once every rate was tried, they are tried again from other random weights.
         seed = material.seed + round_
-        model = Transfer(material.backbones[self.backbone], "scratch", epochs=epochs, lr=SCRATCH_RATES[place], random_state=seed)
+        rate, recipe = SCRATCH_RATES[place], material.recipe
+        model = Transfer(material.backbones[self.backbone], "scratch", epochs=epochs, lr=rate, recipe=recipe, random_state=seed)
         return model.fit_encoded(
             material.items(index),
             material.target[index],

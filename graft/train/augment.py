@@ -4,6 +4,7 @@ Item by item, before a backbone prepares them. Random crops and mirroring are th
 Mixing items with each other: `mixing.py`. Pillow, numpy, torch.
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +85,7 @@ CHANGES: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "autocontrast": lambda image, level: ImageOps.autocontrast(image),
     "equalize": lambda image, level: ImageOps.equalize(image),
     "rotate": lambda image, level: image.rotate(30 * level, Image.Resampling.BILINEAR, fillcolor=_GREY),
-    "solarize": lambda image, level: ImageOps.solarize(image, round(256 * (1 - abs(level)))),
+    "solarize": lambda image, level: ImageOps.solarize(image, math.ceil(256 * (1 - abs(level)))),
     "posterize": lambda image, level: ImageOps.posterize(image, 8 - round(4 * abs(level))),
     "color": _enhanced(ImageEnhance.Color),
     "contrast": _enhanced(ImageEnhance.Contrast),
