@@ -64,23 +64,53 @@ Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16")
 
 
+Schedule = Literal["cosine", "one_cycle", "constant"]
+SCHEDULES: tuple[Schedule, ...] = ("cosine", "one_cycle", "constant")
+Sampler = Literal["shuffled", "balanced"]
+SAMPLERS: tuple[Sampler, ...] = ("shuffled", "balanced")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a plan is played, whatever the plan.
 
-    batch_size: items of a step. class_weight: None, "balanced", or one weight a class. patience: epochs of a phase without a better
-    score on the validation part after which the phase ends, None = never. augment: images are seen in random views in phases in
-    which a layer group learns. items_per_epoch: an epoch ends after about so many, so that large data is scored more often than once
-    a pass; None = all of them. precision: "fp32"; "bf16", in which the backbone computes while weights, head, loss and optimiser stay
-    float32; "auto": bf16 where the processor has it and a step is at least 1.2 times as fast.
+    batch_size: items of a batch. class_weight: None, "balanced", or one weight a class. patience: epochs of a phase without a better
+    score on the validation part after which the phase ends, None = never. items_per_epoch: an epoch ends after about so many, so that
+    large data is scored more often than once a pass; None = all of them. precision: "fp32"; "bf16", in which the backbone computes while
+    weights, head, loss and optimiser stay float32; "auto": bf16 where the processor has it and a step is at least 1.2 times as fast.
+
+    Steps. schedule: how rates run through a phase: "cosine", up over a tenth of it, then down; "one_cycle"; "constant".
+    clip_norm: the gradient's length at most, None = any. accumulate: batches of a step. averaging: decay of the moving average of the
+    weights that is judged and kept in their place, in [0, 1), 0 = none; sampler: "shuffled", each item once an epoch, or "balanced",
+    each class equally often. smoothing: share of the target that is spread over all classes, in [0, 1). dropout: share of the features
+    that the head does not see in training, in [0, 1).
+
+    What training sees. augment: in phases in which a layer group learns, images are seen in random views, and what the next four
+    ask for is done; "auto": measured on the validation part, with and without, and the better is kept. rand_augment: magnitude of two
+    random changes of each image, up to 10, 0 = none. word_deletion, word_swap, token_dropout: share of a text's words left out or
+    moved, or of its tokens hidden, in [0, 1).
+    mixup, cutmix: alpha of the Beta distribution by which two items of a batch are mixed, 0 = none; with both, one of them each batch.
     """
 
     batch_size: int = 32
     class_weight: str | Sequence[float] | None = None
     patience: int | None = None
-    augment: bool = True
+    augment: bool | Literal["auto"] = True
     items_per_epoch: int | None = None
     precision: Precision = "auto"
+    schedule: Schedule = "cosine"
+    clip_norm: float | None = None
+    accumulate: int = 1
+    averaging: float = 0.0
+    sampler: Sampler = "shuffled"
+    smoothing: float = 0.0
+    dropout: float = 0.0
+    rand_augment: float = 0.0
+    word_deletion: float = 0.0
+    word_swap: float = 0.0
+    token_dropout: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from safetensors.numpy import load_file, save_file
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.multiclass import type_of_target
@@ -26,11 +26,12 @@ from graft.data import View, encode_target, holdout, load_unlabelled, sparable
 from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
 from graft.features import States, device_of, extract, machine, remembered, throughput
-from graft.heads import LINKS, LinearHead, fit_head
+from graft.heads import LinearHead, fit_head
 from graft.outputs import decision
-from graft.records import TASKS, Epoch, Event, Phase, Plan, Recipe, Task
+from graft.records import TASKS, Epoch, Event, Note, Phase, Plan, Recipe, Task
 from graft.strategies import make_plan
-from graft.train import train
+from graft.train import find_rate, highest, scaled, train
+from graft.train.layer import linear_head, torch_head
 
 FORMAT = 1  # of the saved folder
 EPOCHS, LR = 10, 1e-3  # what strategies are called with unless told otherwise
@@ -56,12 +57,16 @@ class Transfer(ClassifierMixin, BaseEstimator):
     a list of labels for each item (or a matrix of 0 and 1) is multi-label, all else is classification.
     head: kind of the closed-form or convex head ("logistic", "lda", "ridge"; "auto" chooses inside the training data, "closed"
     among those in closed form, the cheapest).
-    epochs, lr: what the strategy is called with. lr is the head's rate; backbones learn at fractions of it.
+    epochs, lr: what the strategy is called with. lr is the head's rate; backbones learn at fractions of it. "auto": raised until the
+    loss no longer falls, see `graft.train.find_rate`; for a Plan, all its rates are scaled alike.
     class_weight: None, or "balanced".
+    recipe: how the plan is played, see `graft.records.Recipe`; without a patience of its own, three epochs.
+    test_views: of each image that predictions are averaged over: the judged one, and random ones.
     budget: for "auto", seconds or text ("5m") to spend; None: nothing is retrained.
     random_state: seed of everything drawn; the same call twice gives the same model.
 
     After fit: `classes_`, `task_`, `plan_`, `backbone_`, `head_`, `history_` (an Epoch for each epoch trained),
+    `lr_` (the rate it trained at; of an "auto" that trained nothing, the one it would start from),
     `columns_` (name -> kind of the table's columns that it reads, where a study knows them), `strategy_` (its name, the one
     that "auto" came to), `climb_` (what "auto" tried and why it stopped, else None).
     A leading phase in which only the head learns is convex, so its optimum is solved for instead of descended to.
@@ -75,8 +80,10 @@ class Transfer(ClassifierMixin, BaseEstimator):
         task: str = "auto",
         head: str = "auto",
         epochs: int = EPOCHS,
-        lr: float = LR,
+        lr: float | str = LR,
         class_weight: str | None = None,
+        recipe: Recipe | None = None,
+        test_views: int = 1,
         budget: str | float | None = None,
         random_state: int = 0,
     ) -> None:
@@ -87,6 +94,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.epochs = epochs
         self.lr = lr
         self.class_weight = class_weight
+        self.recipe = recipe
+        self.test_views = test_views
         self.budget = budget
         self.random_state = random_state
 
@@ -124,6 +133,9 @@ class Transfer(ClassifierMixin, BaseEstimator):
         states: keeps what frozen stages gave, for other fits of the same backbone.
         """
         begun, backbone = time.perf_counter(), self._load_backbone()
+        if isinstance(self.lr, str) and self.lr != AUTO:
+            raise GraftError(f"lr is {self.lr!r}, expected a rate above 0, e.g. 1e-3, or 'auto'.{near_miss(self.lr, [AUTO])}")
+        self.lr_ = LR if isinstance(self.lr, str) else self.lr
         self.columns_: dict[str, str] = {}
         self.task_, self.classes_ = task, np.asarray(classes, dtype=None if len(classes) else str)
         self.history_: list[Epoch] = []
@@ -133,7 +145,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         if isinstance(strategy, str) and strategy == AUTO:
             self.climb_, read = self._climb(backbone, items, target, task, metric, blocks, states, begun, progress)
             strategy, epochs = self.climb_.strategy, max(self.climb_.epochs, 1)
-        self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr)
+        self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr_)
         self.strategy_ = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "plan")
         phases = self.plan_.phases
         # With losses of the plan's own the optimum of a head is another one, which only descent finds.
@@ -180,7 +192,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             self.task_,
             kind=kind,
             n_classes=len(self.classes_) or None,
-            class_weight=self.class_weight,
+            class_weight=self._class_weight(),
             seed=self.random_state,
             blocks=blocks,
         )
@@ -202,11 +214,11 @@ class Transfer(ClassifierMixin, BaseEstimator):
         widest = FREE[backbone.modality][-1]
         if widest in free(backbone.modality, len(target)):
             # The output of several stages holds the pooled features too: one pass of the network serves both.
-            read[widest] = self._views(backbone, items, make_plan(widest, backbone.depth, 1, self.lr), progress)
+            read[widest] = self._views(backbone, items, make_plan(widest, backbone.depth, 1, self.lr_), progress)
             read[PROBE] = read[widest][..., -backbone.width :]
 
         def answer(strategy: str, epochs: int, fitted: np.ndarray, held: np.ndarray) -> np.ndarray:
-            plan = make_plan(strategy, backbone.depth, max(epochs, 1), self.lr)
+            plan = make_plan(strategy, backbone.depth, max(epochs, 1), self.lr_)
             inner = None if blocks is None else np.asarray(blocks)[fitted]
             if not plan.phases:
                 if strategy not in read:
@@ -226,7 +238,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             def epochs_for(strategy: str, strategies_left: int) -> int:
                 def decide() -> float:
                     left = seconds - (time.perf_counter() - begun)
-                    plan = make_plan(strategy, backbone.depth, self.epochs, self.lr)
+                    plan = make_plan(strategy, backbone.depth, self.epochs, self.lr_)
                     if not plan.phases:
                         # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
                         passes = plan.views - (plan.tap == "pooled")
@@ -267,7 +279,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         regression = self.task_ == "regression"
         # A network learns a target of mean 0 and scale 1; the head gives it back in the user's unit.
         centre, scale = (float(target.mean()), float(target.std()) or 1.0) if regression else (0.0, 1.0)
-        head = _torch_head(start, backbone.width, max(1, len(self.classes_)), centre, scale, self.random_state)
+        head = torch_head(start, backbone.width, max(1, len(self.classes_)), centre, scale, self.random_state)
 
         def better(y: np.ndarray, outputs: np.ndarray) -> float:
             return signed(metric, METRICS[metric](y, outputs))
@@ -276,40 +288,58 @@ class Transfer(ClassifierMixin, BaseEstimator):
             target = (target - centre) / scale
         if regression and validation:
             validation = (validation[0], (validation[1] - centre) / scale)
-        for event in train(
-            backbone,
-            head,
-            plan,
-            items,
-            target,
-            task=self.task_,
-            validation=validation,
-            recipe=Recipe(
-                class_weight=self.class_weight,
-                patience=self._patience(plan) if validation else None,
-                items_per_epoch=items_per_epoch,
-            ),
-            metric=better,
-            seed=self.random_state,
-            states=states,
-            progress=progress,
-        ):
-            self.history_.append(event)
+        recipe = self._recipe(plan, items_per_epoch, bool(validation))
+        shared: dict[str, Any] = {"task": self.task_, "recipe": recipe, "seed": self.random_state, "states": states, "progress": progress}
+        if self.lr == AUTO:
+            rate, _ = find_rate(backbone, head, plan, items, target, **shared)
+            factor = rate / highest(plan)
+            plan, self.plan_, self.lr_ = scaled(plan, factor), scaled(self.plan_, factor), self.lr_ * factor
+            if progress:
+                progress(Note(f"learning rate: {self.lr_:.3g}, half way down the longest fall of the loss"))
+        for event in train(backbone, head, plan, items, target, validation=validation, metric=better, **shared):
+            if isinstance(event, Epoch):
+                self.history_.append(event)
             if progress:
                 progress(event)
-        return _linear_head(head, self.task_, centre, scale)
+        return linear_head(head, self.task_, centre, scale)
+
+    def _recipe(self, plan: Plan, items_per_epoch: int | None, validated: bool) -> Recipe:
+        given = self.recipe or Recipe()
+        if given.augment == "auto" and not validated:
+            warnings.warn("augment is 'auto', and too few items to hold some out to measure it on: it stays on.", stacklevel=2)
+            given = replace(given, augment=True)
+        return replace(
+            given,
+            class_weight=self._class_weight(),
+            patience=None if not validated else self._patience(plan) if given.patience is None else given.patience,
+            items_per_epoch=items_per_epoch or given.items_per_epoch,
+        )
+
+    def _class_weight(self) -> Any:
+        given = self.recipe.class_weight if self.recipe else None
+        if self.class_weight is not None and given is not None:
+            raise GraftError(f"class_weight is {self.class_weight!r}, and {given!r} in the recipe, expected one of them.")
+        return given if self.class_weight is None else self.class_weight
 
     def _patience(self, plan: Plan) -> int:
         # Random weights may stand still for many epochs before they learn: they get a third of what there is.
         return max(_PATIENCE, math.ceil(sum(phase.epochs for phase in plan.phases) / 3)) if plan.reset else _PATIENCE
 
-    def predict_outputs(self, X: Any, progress: Progress = None) -> np.ndarray:
-        """Classification and multi-label: probabilities (n, c). Regression: values (n,)."""
+    def predict_outputs(self, X: Any, progress: Progress = None, views: int | None = None) -> np.ndarray:
+        """Classification and multi-label: probabilities (n, c). Regression: values (n,).
+
+        views: of each image that the outputs are averaged over, the judged one first; `test_views` unless given. Texts have one.
+        """
         check_is_fitted(self, "head_")
+        number = self.test_views if views is None else views
+        if number < 1 or (number > 1 and self.backbone_.modality != "image"):
+            most = "1 or more" if self.backbone_.modality == "image" else "1, as a text has no other view"
+            raise GraftError(f"{number} views of each {self.backbone_.modality} to predict from, expected {most}. See test_views.")
         items = as_items(X, self.backbone_.modality)
         # A tuned backbone is one of many that a study makes: its features would fill the disk and never be asked for again.
-        features = extract(self.backbone_, items, tap=self.plan_.tap, cache=not self.tuned_, progress=progress)
-        return self.head_.outputs(features)
+        kept: dict[str, Any] = {"tap": self.plan_.tap, "cache": not self.tuned_, "progress": progress}
+        outputs = [self.head_.outputs(extract(self.backbone_, items, view=view, **kept)) for view in range(number)]
+        return np.mean(outputs, 0) if number > 1 else outputs[0]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities (n, c), columns in the order of `classes_`. Raises GraftError on a regression."""
@@ -358,6 +388,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             "strategy": self.strategy_,
             "preprocessing": self.backbone_.preprocessing,
             "columns": self.columns_,
+            "test_views": self.test_views,
         }
         (folder / "graft.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -376,7 +407,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         about = json.loads((folder / "graft.json").read_text(encoding="utf-8"))
         if about["format"] > FORMAT:
             raise GraftError(f"{folder} is written in format {about['format']}, this graft reads up to {FORMAT}. Run: pip install -U graft")
-        model = cls(backbone=about["backbone"], task=about["task"])
+        model = cls(backbone=about["backbone"], task=about["task"], test_views=about.get("test_views", 1))
         model.backbone_ = load_backbone(f"checkpoint:{folder / 'backbone'}")
         model.backbone_.name = about["backbone"]
         model.head_ = LinearHead.from_arrays(load_file(folder / "head.safetensors"))
@@ -468,27 +499,3 @@ def hash_of(target: np.ndarray) -> str:
 
 def _only_head(phase: Phase) -> bool:
     return not any(phase.lr)
-
-
-def _torch_head(start: LinearHead | None, width: int, outputs: int, centre: float, scale: float, seed: int) -> torch.nn.Linear:
-    """A linear layer, small and random, or equal to a fitted head."""
-    head = torch.nn.Linear(width, outputs)
-    with torch.no_grad():
-        if start is None:
-            generator = torch.Generator().manual_seed(seed)
-            head.weight.normal_(0.0, 0.01, generator=generator)
-            head.bias.zero_()
-        else:
-            # mean and scale of the features are folded into weight and bias.
-            weight = start.weight / start.scale[:, None]
-            bias = (start.bias - start.mean @ weight - centre) / scale
-            head.weight.copy_(torch.as_tensor(weight.T / scale))
-            head.bias.copy_(torch.as_tensor(bias))
-    return head
-
-
-def _linear_head(head: torch.nn.Linear, task: Task, centre: float, scale: float) -> LinearHead:
-    weight = head.weight.detach().numpy().T.astype(np.float64) * scale
-    bias = head.bias.detach().numpy().astype(np.float64) * scale + centre
-    width = len(weight)
-    return LinearHead(mean=np.zeros(width), scale=np.ones(width), weight=weight, bias=bias, link=LINKS[task], kind="trained", strength=0.0)

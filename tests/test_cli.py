@@ -17,7 +17,7 @@ import graft
 from graft import cli
 from graft.cli.show import progress_bar
 from graft.errors import GraftError, UnreadableItems
-from graft.records import Epoch, Finding, Note, Result, Step, Verdict
+from graft.records import Epoch, Finding, Note, Recipe, Result, Step, Verdict
 
 VERDICT = Verdict("helps", 0.12, (0.05, 0.19), "TF-IDF + logistic regression", 84, "paired bootstrap over items")
 RESULT = Result(
@@ -114,6 +114,13 @@ def test_a_wrong_budget_is_told_before_any_data_is_read(command, stand_in):
     assert code == 2 and err.startswith("graft: budget 'ten': expected")
 
 
+def test_a_wrong_setting_is_told_before_any_data_is_read(command, stand_in):
+    stand_in("data", load=raises(AssertionError("was read")))
+    code, _, err = command("run", "d.csv", "--out", "r", "--set", "mixupp=1")
+    assert code == 2 and err.startswith("graft: setting 'mixupp=1': unknown key 'mixupp', expected one of batch_size,")
+    assert "Did you mean 'mixup'?" in err
+
+
 def test_run_hands_every_flag_on_and_ends_with_verdict_table_and_page(command, stand_in):
     load, loaded = loads()
     stand_in("data", load=load)
@@ -125,22 +132,8 @@ def test_run_hands_every_flag_on_and_ends_with_verdict_table_and_page(command, s
 
     stand_in("study", run=run)
     flags = ["--label", "intent", "--text", "title", "--text", "body", "--split", "part", "--group", "user", "--task", "classification"]
-    choices = [
-        "--backbone",
-        "a:b",
-        "--backbone",
-        "c:d",
-        "--strategy",
-        "lp_ft",
-        "--metric",
-        "accuracy",
-        "--budget",
-        "2m",
-        "--seed",
-        "3",
-        "--keep",
-        "s.csv",
-    ]
+    choices = ["--backbone", "a:b", "--backbone", "c:d", "--strategy", "lp_ft", "--metric", "accuracy", "--budget", "2m", "--seed", "3"]
+    choices += ["--set", "mixup=0.2", "--set", "schedule=one_cycle", "--keep", "s.csv"]
     code, out, _ = command("run", "d.csv", "--out", "runs/x", *flags, *choices)
     assert code == 0
     columns = {"label": "intent", "text": ["title", "body"], "image": None, "split": "part", "group": "user", "task": "classification"}
@@ -148,6 +141,7 @@ def test_run_hands_every_flag_on_and_ends_with_verdict_table_and_page(command, s
     ran[0].pop("progress")
     assert ran[0].pop("command") == shlex.join(["graft", "run", "d.csv", "--out", "runs/x", *flags, *choices])
     wanted = {"backbone": ["a:b", "c:d"], "strategy": ["lp_ft"], "metric": "accuracy", "budget": 120.0, "seed": 3, "keep": "s.csv"}
+    wanted["recipe"] = Recipe(mixup=0.2, schedule="one_cycle")
     assert ran == [{"out": Path("runs/x"), **wanted}]
     assert "label: column 'intent'" in out and "problem: 2 files cannot be read.\n  a.jpg\n  b.jpg\n" in out
     assert str(VERDICT) in out
@@ -166,11 +160,12 @@ def test_run_leaves_choices_that_were_not_made_to_the_study(command, stand_in):
 
     stand_in("study", run=run)
     command("run", "d.csv", "--out", "r")
-    assert {name: ran[0][name] for name in ("backbone", "strategy", "metric", "budget", "seed", "keep")} == {
+    assert {name: ran[0][name] for name in ("backbone", "strategy", "metric", "budget", "recipe", "seed", "keep")} == {
         "backbone": None,
         "strategy": None,
         "metric": None,
         "budget": None,
+        "recipe": None,
         "seed": 0,
         "keep": None,
     }

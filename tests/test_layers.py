@@ -12,7 +12,7 @@ FLOORS = (
     ("errors",),
     ("optional",),
     ("registry", "records", "outputs", "items", "files", "budget", "memory", "processes", "torchvision_ops"),
-    ("data", "backbones", "evaluate", "explain", "audit", "monitor"),
+    ("data", "backbones", "evaluate", "recipes", "explain", "audit", "monitor"),
     (
         "features", "strategies", "inlays", "losses", "heads", "baselines", "transferability", "shift", "align", "testtime", "pretext",
         "fewshot", "fuse",

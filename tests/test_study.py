@@ -15,7 +15,7 @@ from graft import cli
 from graft.backbones import load_backbone
 from graft.data import load, load_unlabelled
 from graft.errors import GraftError
-from graft.records import Epoch, Note
+from graft.records import Epoch, Note, Recipe
 from graft.report.page import HEADLINES
 from graft.study import run, times
 from graft.study.controls import Scratch
@@ -316,3 +316,25 @@ def test_a_candidate_equals_its_model():
     candidate = Candidate("tiny:text", "feature_extraction")
     model = material.fit(candidate, train)
     np.testing.assert_allclose(model.predict_outputs(material.items(test)), material.fit_and_predict(candidate, train, test), atol=1e-6)
+
+
+def test_a_recipe_reaches_what_is_trained_the_control_and_the_settings(tmp_path, monkeypatch):
+    seen, fit = [], Transfer.fit_encoded
+
+    def spy(self, *args, **options):
+        seen.append((self.strategy, self.recipe))
+        return fit(self, *args, **options)
+
+    monkeypatch.setattr(Transfer, "fit_encoded", spy)
+    recipe = Recipe(word_swap=0.1, class_weight="balanced")
+    run(table(40, split=True), out=tmp_path / "r", backbone="tiny:text", strategy="partial", recipe=recipe)
+    assert {strategy for strategy, given in seen if given == recipe} == {"partial", "scratch"}
+    assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["recipe"] == {"class_weight": "balanced", "word_swap": 0.1}
+
+
+def test_a_recipe_that_suits_no_strategy_is_refused_before_any_time_is_spent(monkeypatch):
+    monkeypatch.setattr(Material, "rank", lambda *_: pytest.fail("time was spent"))
+    with pytest.raises(
+        GraftError, match=r"(?s)2 problems:.*strategy partial: train: dropout is 2.*strategy partial: .*cutmix is 1.0 for texts"
+    ):
+        run(table(40, split=True), backbone="tiny:text", recipe=Recipe(dropout=2, cutmix=1.0))

@@ -150,7 +150,7 @@ def test_phases_of_one_epoch_see_different_views():
 def test_where_two_views_do_not_fit_each_epoch_draws_its_own():
     backbone = load("image")
     runs = counted(backbone)
-    with pytest.warns(UserWarning, match="tiny:image: the output of the frozen stages for 2 random views of each image exceeds"):
+    with pytest.warns(UserWarning, match="tiny:image: the output of the frozen stages for 2 random views of each item exceeds"):
         play("image", phases(2, epochs=4), backbone=backbone, states=States(2 * 45 * 32 * 8 * 8 * 4 - 1))
     assert runs[0] == 45 * 4 + 1
 

@@ -15,8 +15,9 @@ from graft import transfer
 from graft.backbones.tiny import load as tiny
 from graft.errors import GraftError
 from graft.features import States, extract
-from graft.records import Phase, Plan
+from graft.records import Note, Phase, Plan, Recipe
 from graft.strategies import STRATEGIES
+from graft.train import train
 from graft.transfer import Transfer
 
 
@@ -105,7 +106,10 @@ def test_lists_of_labels_are_multilabel():
 
 
 # What a backbone lacks: tiny:text has neither batch normalisation nor the classifier that co-tuning goes on training.
-REFUSED = {("stochnorm", "text"): "stochnorm: .* no batch normalisation", ("cotuning", "text"): "cotuning with tiny:text, .* without the classifier"}
+REFUSED = {
+    ("stochnorm", "text"): "stochnorm: .* no batch normalisation",
+    ("cotuning", "text"): "cotuning with tiny:text, .* without the classifier",
+}
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
@@ -261,3 +265,96 @@ def test_a_keeper_of_states_serves_several_fits():
             backbone._prepare = lambda items, rng: (prepared.extend(items), prepare(items, rng))[1]
             model = Transfer(backbone, "partial").fit_encoded(X, target, "classification", ["fruit", "metal"], states=states)
             assert model.history_ and set(prepared).issuperset(X) == expected
+
+
+def test_a_recipe_is_played_with_three_epochs_of_patience_unless_it_has_its_own(monkeypatch):
+    seen = []
+
+    def spy(*args, recipe, **options):
+        seen.append(recipe)
+        return train(*args, recipe=recipe, **options)
+
+    monkeypatch.setattr("graft.transfer.train", spy)
+    X, y = pictures()
+    for recipe in (None, Recipe(mixup=0.2), Recipe(patience=7, class_weight="balanced", items_per_epoch=9)):
+        Transfer("tiny:image", "full", epochs=2, recipe=recipe).fit(X, y)
+    assert seen == [Recipe(patience=3), Recipe(mixup=0.2, patience=3), Recipe(patience=7, class_weight="balanced", items_per_epoch=9)]
+
+
+def test_class_weights_given_twice_are_named():
+    model = Transfer("tiny:text", "full", class_weight="balanced", recipe=Recipe(class_weight=[1, 2]))
+    with pytest.raises(GraftError, match=r"class_weight is 'balanced', and \[1, 2\] in the recipe, expected one of them"):
+        model.fit(*texts())
+
+
+def test_class_weights_of_a_recipe_turn_a_solved_head_too():
+    X, y = texts()
+    y = ["fruit" if i % 6 else "metal" for i in range(60)]
+    plain, weighed = (Transfer("tiny:text", "feature_extraction", recipe=Recipe(class_weight=w)).fit(X, y) for w in (None, "balanced"))
+    assert weighed.predict_proba(X)[:, 1].mean() > plain.predict_proba(X)[:, 1].mean() + 0.1
+
+
+@pytest.mark.parametrize("strategy", ["full", "lp_ft"])
+def test_an_automatic_rate_is_found_told_and_trained_at(strategy, tmp_path):
+    """Truth: a fit at the found rate is the same to the last digit."""
+    X, y = texts()
+    told = []
+    model = Transfer("tiny:text", strategy, lr="auto", epochs=2)
+    model.fit_encoded(X, np.arange(60) % 2, "classification", ["fruit", "metal"], progress=told.append)
+    assert [event.text for event in told if isinstance(event, Note)] == [
+        f"learning rate: {model.lr_:.3g}, half way down the longest fall of the loss"
+    ]
+    assert model.lr_ != 1e-3 and model.plan_.phases[0].head_lr == pytest.approx(model.lr_)
+    given = Transfer("tiny:text", strategy, lr=model.lr_, epochs=2).fit(X, y)
+    np.testing.assert_allclose(model.predict_outputs(X), given.predict_outputs(X), atol=1e-9)
+    assert given.lr_ == model.lr_ and clone(model).lr == "auto"
+
+
+def test_an_automatic_rate_trains_nothing_where_nothing_is_trained():
+    assert Transfer("tiny:text", "feature_extraction", lr="auto").fit(*texts()).lr_ == 1e-3
+    assert Transfer("tiny:text", lr="auto").fit(*texts()).strategy_ == "feature_extraction"
+
+
+def test_a_rate_that_is_a_word_is_named():
+    with pytest.raises(GraftError, match=r"lr is 'atuo', expected a rate above 0, e.g. 1e-3, or 'auto'. Did you mean 'auto'\?"):
+        Transfer("tiny:text", "full", lr="atuo").fit(*texts())
+
+
+def test_predictions_over_views_are_the_mean_over_the_judged_one_and_random_ones(tmp_path):
+    """Truth: probabilities of the head on each view's features, averaged."""
+    X, y = pictures()
+    model = Transfer("tiny:image", "feature_extraction", test_views=3).fit(X, y)
+    each = [model.head_.outputs(extract(model.backbone_, X, view=view)) for view in range(3)]
+    np.testing.assert_allclose(model.predict_outputs(X), np.mean(each, 0), atol=1e-12)
+    np.testing.assert_array_equal(model.predict_outputs(X, views=1), each[0])
+    assert np.abs(each[0] - each[1]).max() > 1e-6
+    np.testing.assert_allclose(model.predict_outputs(X).sum(1), 1.0)
+    model.save(tmp_path / "m")
+    again = Transfer.load(tmp_path / "m")
+    assert again.test_views == 3
+    np.testing.assert_allclose(again.predict_outputs(X), model.predict_outputs(X), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("data", "views", "message"),
+    [
+        (pictures, 0, "0 views of each image to predict from, expected 1 or more"),
+        (texts, 2, "2 views of each text .* expected 1, as a text"),
+    ],
+)
+def test_views_that_cannot_be_had_are_named(data, views, message):
+    X, y = data()
+    model = Transfer("tiny:image" if data is pictures else "tiny:text", "feature_extraction").fit(X, y)
+    with pytest.raises(GraftError, match=message):
+        model.predict_outputs(X, views=views)
+
+
+def test_automatic_augmentation_without_held_out_items_stays_on_and_says_so():
+    X, y = pictures(8)
+    with pytest.warns(UserWarning, match="augment is 'auto', and too few items to hold some out"):
+        Transfer("tiny:image", "lp_ft", epochs=2, recipe=Recipe(augment="auto")).fit(X, y)
+    told = []
+    X, y = pictures(80)
+    model = Transfer("tiny:image", "full", epochs=2, recipe=Recipe(augment="auto"))
+    model.fit_encoded(X, np.arange(80) % 2, "classification", ["bright", "dark"], progress=told.append)
+    assert [event.text[:12] for event in told if isinstance(event, Note)] == ["augmentation"] and len(model.history_) == 2

@@ -21,6 +21,7 @@ from graft.cli.show import Progress, Rows, number, print_findings, print_table, 
 from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.files import replacing
 from graft.outputs import cells
+from graft.recipes import parse_recipe
 from graft.records import Epoch, Event, Finding, Result, Step
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ def run(
     keep: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Data of a task that the weights could do before: say what of it was forgotten.")
     ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="How what is trained is trained, e.g. mixup=0.2; repeatable.")
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write losses and scores to RUN/tensorboard as well.")] = False,
 ) -> None:
     """Find the best model for DATA, and judge it.
@@ -80,6 +84,7 @@ def run(
     Ranks pretrained models, tries strategies, compares with the controls, and leaves a page and a model in RUN.
     """
     seconds = None if budget is None else budget_seconds(budget)
+    recipe = parse_recipe(settings) if settings else None
     from graft import study
 
     dataset = _load(data, label, text, image, split, group, task)
@@ -95,6 +100,7 @@ def run(
             budget=seconds,
             seed=seed,
             keep=keep,
+            recipe=recipe,
             progress=progress,
             command=shlex.join(["graft", *sys.argv[1:]]),
         )

@@ -11,7 +11,7 @@ from graft.auto import AUTO, LATE, free
 from graft.backbones import load_backbone, shortlist
 from graft.data import Dataset, check, load
 from graft.errors import GraftError
-from graft.records import Event, Mistake, Result, Verdict
+from graft.records import Event, Mistake, Recipe, Result, Verdict
 from graft.report import write_report
 from graft.study import folder, tell
 from graft.study.comparison import Comparison, compare
@@ -61,6 +61,7 @@ def run(
     metric: str | None = None,
     budget: str | float | None = None,
     seed: int = 0,
+    recipe: Recipe | None = None,
     keep: Any = None,
     progress: Callable[[Event], None] | None = None,
     command: str = "",
@@ -69,9 +70,9 @@ def run(
 
     data: a Dataset, or whatever `graft.load` takes. out: folder to leave everything in. backbone, strategy: candidates;
     a shortlist and `auto` unless given. metric: the number to choose by. budget: time to spend, "10m" or seconds; without it
-    `auto` retrains nothing, and named strategies take what they need. seed: of everything drawn. keep: a data set of the source
-    task, same kind of inputs and labels of its own: what the chosen model forgot of it is told, in time beyond the budget. progress:
-    is told what happens. command: what repeats this, for the page.
+    `auto` retrains nothing, and named strategies take what they need. seed: of everything drawn. recipe: how all that is trained is
+    played, the control from scratch too. keep: a data set of the source task, same kind of inputs and labels of its own: what the chosen
+    model forgot of it is told, in time beyond the budget. progress: is told what happens. command: what repeats this, for the page.
 
     Choosing sees only training items. The judged items are the given test part, or each fold's test part in turn.
     The same call on one machine gives the same numbers but for times. Raises GraftError for what the caller can mend.
@@ -87,6 +88,8 @@ def run(
     source = None if keep is None else source_task(keep, dataset, log)
     log.note(f"{dataset.name}: {len(dataset)} items, {dataset.modality}, {dataset.task}")
     material, left_out = _material(dataset, _listed(backbone), strategies, metric, seed, len(cut.train), log)
+    material.recipe = recipe
+    material.check_recipe(strategies)
     notes = [*dataset.notes, f"metric: {why}", *left_out]
 
     course = Course(Judged(material, cut), strategies, seconds, begun, notes, log)

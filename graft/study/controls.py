@@ -76,7 +76,7 @@ class Scratch:
             attempts.append(self._fit(len(attempts), index, self.plan.epochs))
         model = max(attempts, key=_validated)
         self.rates.append(number)
-        self.best.append(model.lr)
+        self.best.append(model.lr_)
         self.epochs.append(sum(isinstance(event, Epoch) for attempt in attempts for event in attempt.history_))
         outputs = model.predict_outputs(self.clock.material.items(judged))
         self.seconds += time.perf_counter() - begun
@@ -92,7 +92,8 @@ class Scratch:
         round_, place = divmod(attempt, len(SCRATCH_RATES))
         # Once every rate was tried, they are tried again from other random weights.
         seed = material.seed + round_
-        model = Transfer(material.backbones[self.backbone], "scratch", epochs=epochs, lr=SCRATCH_RATES[place], random_state=seed)
+        rate, recipe = SCRATCH_RATES[place], material.recipe
+        model = Transfer(material.backbones[self.backbone], "scratch", epochs=epochs, lr=rate, recipe=recipe, random_state=seed)
         return material.fit_model(model, index, items_per_epoch=self.plan.items_per_epoch)
 
     def note(self) -> str:

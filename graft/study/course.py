@@ -8,7 +8,8 @@ import numpy as np
 
 from graft.auto import AUTO
 from graft.data import Dataset
-from graft.records import Verdict
+from graft.recipes import settings_of
+from graft.records import Recipe, Verdict
 from graft.study.controls import SCRATCH, Classical, Scratch
 from graft.study.curve import label_curve
 from graft.study.judge import TRANSFER, Judged, Parts, judge_classical, judge_scratch, judge_transfer, parts
@@ -79,6 +80,7 @@ class Course:
             "strategies": self.strategies,
             "seed": material.seed,
             "budget_seconds": self.budget,
+            "recipe": settings_of(material.recipe or Recipe()),
         }
         n_train, n_fits = round(np.mean([len(train) for train, _ in folds])), len(folds) + (not self.cut.one_test)
         self.clock = Clock(material, self.budget, self.begun, n_train, n_fits, settings)

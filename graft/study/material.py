@@ -1,21 +1,23 @@
 """What every candidate of a study is fitted on: the data, the backbones, their features, and the folds."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from graft.auto import AUTO
+from graft.auto import AUTO, DEARER
 from graft.backbones.base import Backbone
 from graft.data import Dataset, View, folds, holdout
-from graft.errors import GraftError, near_miss
+from graft.errors import GraftError, near_miss, raise_all
 from graft.evaluate import METRICS, default_metric, interval_over_items, measure, metrics_for, signed
 from graft.features import States, extract, throughput
 from graft.heads import cross_validate, fit_head
-from graft.records import Event, Plan, Score, Task
+from graft.records import Event, Plan, Recipe, Score, Task
 from graft.strategies import STRATEGIES, make_plan
+from graft.train.check import recipe_problems
 from graft.transfer import EPOCHS, LR, Transfer, can_hold_out
 
 Progress = Callable[[Event], None] | None
@@ -47,6 +49,7 @@ class Material:
     tap: str = "pooled"
     progress: Progress = None
     fit_seconds: float | None = None
+    recipe: Recipe | None = None
     speeds: dict[str, float] = field(default_factory=dict)
     # What extracting takes, also where the features were found on the disk; and what it took this time.
     extraction_seconds: dict[str, float] = field(default_factory=dict)
@@ -98,7 +101,9 @@ class Material:
 
     def fit(self, candidate: Candidate, index: np.ndarray) -> Transfer:
         """The candidate fitted on these items, as a model."""
-        model = Transfer(self.backbones[candidate.backbone], candidate.strategy, budget=self.fit_seconds, random_state=self.seed)
+        model = Transfer(
+            self.backbones[candidate.backbone], candidate.strategy, budget=self.fit_seconds, recipe=self.recipe, random_state=self.seed
+        )
         return self.fit_model(model, index, states=self.states)
 
     def fit_model(
@@ -128,6 +133,20 @@ class Material:
     def plan(self, candidate: Candidate) -> Plan:
         """What a named strategy will do."""
         return make_plan(candidate.strategy, self.backbones[candidate.backbone].depth, EPOCHS, LR)
+
+    def check_recipe(self, strategies: Sequence[str]) -> None:
+        """Raise one GraftError that lists all in which the recipe does not suit what may be trained, before any time is spent."""
+        rungs = DEARER["image" if self.dataset.modality == "image" else "text"]
+        names = [name for strategy in strategies for name in (rungs if strategy == AUTO else (strategy,))]
+        problems: dict[str, str] = {}
+        for backbone, name in itertools.product(self.backbones, dict.fromkeys([*names, "scratch"])):
+            plan = self.plan(Candidate(backbone, name))
+            # A head that begins a plan is solved, not trained.
+            phases = tuple(itertools.dropwhile(lambda phase: not any(phase.lr), plan.phases))
+            plan, recipe = replace(plan, phases=phases), self.recipe or Recipe()
+            for problem in recipe_problems(recipe, self.task, self.backbones[backbone], plan, validated=True):
+                problems.setdefault(problem, f"strategy {name}: {problem}")
+        raise_all(list(problems.values()))
 
     def trains(self, candidate: Candidate) -> bool:
         """Whether it may move the backbone: a head alone is solved for on frozen features."""
@@ -187,7 +206,9 @@ class Material:
         return [(index[fitted], index[held])]
 
     def _head_settings(self, index: np.ndarray) -> dict[str, Any]:
-        return {"n_classes": len(self.dataset.classes) or None, "seed": self.seed, "blocks": self.blocks_of(index)}
+        weights = self.recipe.class_weight if self.recipe else None
+        classes = len(self.dataset.classes) or None
+        return {"n_classes": classes, "class_weight": weights, "seed": self.seed, "blocks": self.blocks_of(index)}
 
 
 @dataclass(frozen=True)

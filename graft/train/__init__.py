@@ -1,5 +1,6 @@
 """The only training loop: plays a Plan on a backbone and a head, and yields what happened. Heavy: torch."""
 
+import copy
 import itertools
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -12,12 +13,14 @@ from torch import nn
 from graft.backbones.base import Backbone
 from graft.features import Progress, States, device_of, extract
 from graft.optional import require
-from graft.records import Epoch, Plan, Recipe, Task
-from graft.train.check import check, n_outputs
+from graft.records import Epoch, Note, Plan, Recipe, Task
+from graft.train.check import checked_loss
+from graft.train.finder import find_rate, highest, scaled
 from graft.train.loop import Labelled, Metric, Run
-from graft.train.tasks import class_weights, decode, task_loss
+from graft.train.tasks import decode
+from graft.train.trial import measured
 
-__all__ = ["decode", "predict_outputs", "tensorboard_writer", "train"]
+__all__ = ["decode", "find_rate", "highest", "predict_outputs", "scaled", "tensorboard_writer", "train"]
 
 
 def train(
@@ -34,8 +37,8 @@ def train(
     seed: int = 0,
     states: States | None = None,
     progress: Progress | None = None,
-) -> Generator[Epoch, None, None]:
-    """Train backbone and head in place as the plan says; yields an Epoch after each.
+) -> Generator[Epoch | Note, None, None]:
+    """Train backbone and head in place as the plan says; yields an Epoch after each, and a Note on what was decided meanwhile.
 
     head: maps features (n, d) to logits (n, c), or (n, 1) for regression. items: n of the backbone's modality.
     y: encoded targets, see Dataset.target; regression targets are best standardised.
@@ -47,7 +50,8 @@ def train(
     With a validation part the best weights so far start each phase and are what is left at the end, the starting weights
     among them; without one the last finished epoch is. This holds however it ends: finished, closed early, or on an error. A plan
     that ends with an average is left with that when it is finished, which scores no worse; see `ends`.
-    Rates rise over the first tenth of a phase and fall to zero along a cosine. A plan without phases trains nothing.
+    Rates rise over the first tenth of a phase and fall to zero along a cosine, unless the recipe says otherwise.
+    A plan without phases trains nothing.
     Stages below the first that learns are run once and their output is kept on disk, in the precision that training computes
     in; a phase with a deeper boundary goes on from there. Without augmentation in fp32 the result is that of running them
     each time, to 1e-5. With it, each image has a few random views, drawn once and taken in turn; see `feed.count_views`.
@@ -55,11 +59,22 @@ def train(
     plan builds in, and while training when the loss is no finite number; in bf16 the phase is begun again in fp32 instead, with a
     warning.
     """
-    classes = n_outputs(backbone, head.to(device_of(backbone)))
-    check(backbone, head, plan, recipe, items, y, task, classes, validation)
-    loss = task_loss(task, class_weights(task, y, classes, recipe.class_weight, device_of(backbone)))
-    run = Run(backbone, head, plan, recipe, task, loss, metric, seed, states, progress)
-    return run.play(items, y, validation)
+    loss, weight = checked_loss(backbone, head, plan, recipe, items, y, task, validation)
+
+    def play() -> Generator[Epoch | Note, None, None]:
+        chosen = recipe
+        if recipe.augment == "auto":
+            assert validation is not None  # checked
+
+            def make(plan: Plan, recipe: Recipe) -> Run:
+                one, other = copy.deepcopy(backbone), copy.deepcopy(head)
+                return Run(one, other, plan, recipe, task, loss, metric, seed, states, progress, weight=weight)
+
+            chosen = yield from measured(make, plan, recipe, backbone.modality, items, y, validation)
+        run = Run(backbone, head, plan, chosen, task, loss, metric, seed, states, progress, weight=weight)
+        yield from run.play(items, y, validation)
+
+    return play()
 
 
 def predict_outputs(

@@ -11,9 +11,11 @@ from graft.backbones.base import Backbone
 from graft.errors import GraftError, near_miss, raise_all
 from graft.features import device_of
 from graft.losses import LOSSES
-from graft.records import PRECISIONS, TASKS, Plan, Recipe, Task
+from graft.records import PRECISIONS, SAMPLERS, SCHEDULES, TASKS, Plan, Recipe, Task
 from graft.strategies import check_plan
+from graft.train.augment import MAGNITUDE
 from graft.train.loop import Labelled
+from graft.train.tasks import Loss, class_weights, task_loss
 
 
 def n_outputs(backbone: Backbone, head: nn.Module) -> int:
@@ -21,6 +23,23 @@ def n_outputs(backbone: Backbone, head: nn.Module) -> int:
     head.eval()
     with torch.no_grad():
         return head(torch.zeros(1, backbone.width, device=device_of(backbone))).shape[1]
+
+
+def checked_loss(
+    backbone: Backbone,
+    head: nn.Module,
+    plan: Plan,
+    recipe: Recipe,
+    items: Sequence[Any],
+    y: np.ndarray,
+    task: Task,
+    validation: Labelled | None,
+) -> tuple[Loss, torch.Tensor | None]:
+    """The loss that training goes by, and the weight of each class in it; raises what `check` does."""
+    classes = n_outputs(backbone, head.to(device_of(backbone)))
+    check(backbone, head, plan, recipe, items, y, task, classes, validation)
+    weight = class_weights(task, y, classes, recipe.class_weight, device_of(backbone))
+    return task_loss(task, weight, recipe.smoothing), weight
 
 
 def check(
@@ -68,7 +87,55 @@ def check(
         problems.append(f"train: class_weight is {class_weight!r}, expected 'balanced', one number a class, or None.")
     elif class_weight is not None and not isinstance(class_weight, str) and np.shape(class_weight) != (classes,):
         problems.append(f"train: class_weight has shape {np.shape(class_weight)}, expected ({classes},): one number a class.")
-    if recipe.precision not in PRECISIONS:
-        problems.append(f"train: precision is {recipe.precision!r}, expected one of {', '.join(PRECISIONS)}.")
-        problems[-1] += near_miss(recipe.precision, PRECISIONS)
-    raise_all(problems)
+    raise_all(problems + recipe_problems(recipe, task, backbone, plan, validated=bool(validation)))
+
+
+def recipe_problems(recipe: Recipe, task: Task, backbone: Backbone, plan: Plan, *, validated: bool) -> list[str]:
+    """What is wrong with a recipe for this task, backbone and plan, a message each. validated: there is a validation part."""
+    problems = []
+    for name, allowed in (("precision", PRECISIONS), ("schedule", SCHEDULES), ("sampler", SAMPLERS)):
+        value = getattr(recipe, name)
+        if value not in allowed:
+            problems.append(f"train: {name} is {value!r}, expected one of {', '.join(allowed)}.{near_miss(value, allowed)}")
+    if recipe.augment not in (True, False, "auto"):
+        problems.append(f"train: augment is {recipe.augment!r}, expected True, False or 'auto'.{near_miss(recipe.augment, ('auto',))}")
+    elif recipe.augment == "auto" and not validated:
+        problems.append("train: augment is 'auto' without a validation part to measure it on. Give one, or say True or False.")
+    if recipe.accumulate < 1:
+        problems.append(f"train: accumulate is {recipe.accumulate}, expected at least 1 batch a step.")
+    if recipe.clip_norm is not None and not recipe.clip_norm > 0:
+        problems.append(f"train: clip_norm is {recipe.clip_norm}, expected a length above 0, or None for any.")
+    for name in ("averaging", "smoothing", "dropout", "word_deletion", "word_swap", "token_dropout"):
+        if not 0 <= getattr(recipe, name) < 1:
+            problems.append(f"train: {name} is {getattr(recipe, name)}, expected 0 (none) or more, and less than 1.")
+    for name in ("mixup", "cutmix"):
+        if not 0 <= getattr(recipe, name) < np.inf:
+            problems.append(f"train: {name} is {getattr(recipe, name)}, expected a finite number, 0 (none) or more, e.g. 0.2.")
+    if not 0 <= recipe.rand_augment <= MAGNITUDE:
+        problems.append(f"train: rand_augment is {recipe.rand_augment}, expected 0 (none) to {MAGNITUDE:g}.")
+    for name, reads in (("rand_augment", "image"), ("word_deletion", "text"), ("word_swap", "text"), ("token_dropout", "text")):
+        value = getattr(recipe, name)
+        if value and backbone.modality != reads:
+            problems.append(
+                f"train: {name} is {value} for {backbone.name}, which reads {backbone.modality}s, expected 0: it is for {reads}s."
+            )
+        elif value and recipe.augment is False:
+            problems.append(f"train: {name} is {value} with augment=False, expected 0, or augment=True.")
+    if recipe.sampler == "balanced" and task != "classification":
+        problems.append(f"train: sampler is 'balanced' with a {task} task, expected 'shuffled': there are no single classes to balance.")
+    if recipe.smoothing and task == "regression":
+        problems.append(f"train: smoothing is {recipe.smoothing} with a regression, expected 0 as there are no classes.")
+    names = ", ".join(name for name, _ in plan.losses)
+    if names and (recipe.mixup or recipe.cutmix):
+        problems.append(f"train: mixup is {recipe.mixup} and cutmix {recipe.cutmix} with the added losses {names}, expected 0: those")
+        problems[-1] += " compare items of one class each. Leave one of the two out."
+    if recipe.cutmix and backbone.modality != "image":
+        problems.append(f"train: cutmix is {recipe.cutmix} for {backbone.modality}s, expected 0: it cuts images. Use mixup.")
+    elif recipe.cutmix:
+        for number, phase in enumerate(plan.phases, 1):
+            if not phase.lr[0]:
+                problems.append(
+                    f"train: cutmix is {recipe.cutmix} and phase {number} freezes the first layer group, expected 0: what is kept of the "
+                    "frozen stages is no image to cut. Use mixup, or a strategy in which all learns, e.g. 'full'."
+                )
+    return problems

@@ -13,6 +13,8 @@ import torch
 
 from graft.backbones.base import Backbone, State
 from graft.features import Shelf, by_length, content_keys, device_of, to_device
+from graft.records import Recipe
+from graft.train import augment
 
 _EPOCHS_A_VIEW = 4
 _LEAST_VIEWS = 2  # one view, always the same, would be no augmentation
@@ -38,11 +40,11 @@ class Ready(NamedTuple):
 class Feed:
     """Items as states at the freeze boundary. Stages below it run once for each item, or each kept view of it, where there is a shelf.
 
-    Between phases `place` moves it to another boundary. batch_size: items of a batch.
+    Between phases `place` moves it to another boundary. batch_size: items of a batch. recipe: how random views are drawn.
     """
 
-    def __init__(self, backbone: Backbone, items: Sequence[Any], batch_size: int) -> None:
-        self.backbone, self.items, self.batch_size = backbone, items, batch_size
+    def __init__(self, backbone: Backbone, items: Sequence[Any], batch_size: int, recipe: Recipe = Recipe()) -> None:
+        self.backbone, self.items, self.batch_size, self.recipe = backbone, items, batch_size, recipe
         self.text = backbone.modality == "text"
         self.device = device_of(backbone)
         self.place(0)
@@ -53,7 +55,7 @@ class Feed:
         """Feed stage `boundary` from here on.
 
         features: (n, d), what all stages together give, where it is known. shelf: keeps the states; None: computed each time.
-        views: images are seen in random views: the `count_views` of this many epochs of the plan in turn where they are kept,
+        views: items are seen in random views: the `count_views` of this many epochs of the plan in turn where they are kept,
         else a new one each time.
         """
         self.boundary, self.shelf, self.views, self.n_views = boundary, shelf, views, 0
@@ -65,15 +67,18 @@ class Feed:
             if not self.n_views:
                 self.shelf = None
                 warnings.warn(
-                    f"{self.backbone.name}: the output of the frozen stages for {_LEAST_VIEWS} random views of each image exceeds "
+                    f"{self.backbone.name}: the output of the frozen stages for {_LEAST_VIEWS} random views of each item exceeds "
                     f"{shelf.limit_bytes / 1024**3:.3g} GiB; it is not kept, and computed in each epoch.",
                     stacklevel=2,
                 )
 
-    def batches(self, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """Places of the items of each batch. rng: deals them out at random; None: a fixed order."""
+    def batches(self, rng: np.random.Generator | None, chosen: np.ndarray | None = None) -> list[np.ndarray]:
+        """Places of the items of each batch. rng: deals them out at random; None: a fixed order.
+
+        chosen: n places in random order, where they are not to be each item once.
+        """
         n = len(self.items)
-        order = rng.permutation(n).tolist() if rng else list(range(n))
+        order = chosen.tolist() if chosen is not None else rng.permutation(n).tolist() if rng else list(range(n))
         if self.text and self.features is None:
             # Texts of like length share a batch; sorting within pools only leaves the batches random.
             pool = 16 * self.batch_size if rng else n
@@ -125,7 +130,8 @@ class Feed:
 
     def _keys(self, batch: np.ndarray, turn: Turn | None) -> list[Hashable]:
         view = self._view(turn)
-        return [(self._contents[place], view) for place in batch]
+        named = view and (*view, *augment.strengths(self.recipe))
+        return [(self._contents[place], named) for place in batch]
 
     def _view(self, turn: Turn | None) -> tuple[int, int] | None:
         """The seed and number of the kept view whose turn it is; None: the judged view."""
@@ -137,20 +143,28 @@ class Feed:
         items = [self.items[place] for place in batch]
         if not (self.views and turn):
             return self.backbone.prepare(items)
-        if not self.n_views:
+        view = self._view(turn) if self.n_views else None
+        # Kept ones by content, so that an item has the same views in every batch, fold and study.
+        keys = [[*view, int.from_bytes(self._contents[place])] if view else [*turn, row] for row, place in enumerate(batch)]
+        items = augment.changed(items, self.recipe, self.backbone.modality, keys, self._side_px)
+        if self.text:
+            return augment.hide_tokens(self.backbone.prepare(items), self.recipe.token_dropout, keys)
+        if not view:
             return self.backbone.prepare(items, np.random.default_rng(list(turn)))
-        view = self._view(turn)
-        assert view is not None
 
-        def draw(place: int) -> State:
-            # By content, so that an item has the same views in every batch, fold and study.
-            content = int.from_bytes(self._contents[place])
-            return self.backbone.prepare([self.items[place]], np.random.default_rng([*view, content]))
+        def draw(row: int) -> State:
+            return self.backbone.prepare([items[row]], np.random.default_rng(keys[row]))
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            drawn = list(pool.map(draw, batch.tolist()))
+            drawn = list(pool.map(draw, range(len(items))))
         assert all(isinstance(one, torch.Tensor) for one in drawn), "a batch of images is one tensor"
         return torch.cat(drawn)  # type: ignore[arg-type]
+
+    @property
+    def _side_px(self) -> int | None:
+        """The shorter side that an image needs to have; None: not known."""
+        wanted = self.backbone.preprocessing.get("resize_px")
+        return max(wanted) if wanted else None
 
 
 def count_views(epochs: int, fit: int) -> int:

@@ -5,6 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,22 +14,23 @@ import torch
 from torch import nn
 
 from graft import inlays
-from graft.backbones.base import Backbone
+from graft.backbones.base import Backbone, State
 from graft.errors import Diverged
 from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
 from graft.losses import Seen
 from graft.memory import keep_freed
 from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
+from graft.train import augment, mixing
 from graft.train.added import made
 from graft.train.ends import Best, Ending, Weights
 from graft.train.feed import Feed, Ready, Turn
+from graft.train.pace import Average, scheduler
 from graft.train.precision import computes_in_bf16
-from graft.train.tasks import Loss, decode, encoded, task_loss
+from graft.train.tasks import Loss, balanced, decode, encoded, mass, task_loss
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 Labelled = tuple[Sequence[Any], np.ndarray]
 
-_WARM_UP = 0.1  # share of a phase's steps
 _WEIGHT_DECAY = 0.01  # AdamW's default in PyTorch
 
 
@@ -48,6 +50,7 @@ class Run:
     progress: Progress | None
     best_score: float | None = None
     bf16: bool = False
+    weight: torch.Tensor | None = None  # of each class, as in the loss
 
     def __post_init__(self) -> None:
         self.device = device_of(self.backbone)
@@ -83,7 +86,7 @@ class Run:
         self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if anchored else {}
         self.keep()
         ending = Ending(self.plan.end)
-        feed = Feed(self.backbone, items, self.recipe.batch_size)
+        feed = Feed(self.backbone, items, self.recipe.batch_size, self.recipe)
         judged = Feed(self.backbone, validation[0], self.recipe.batch_size) if validation else None
         try:
             for number, phase in enumerate(self.plan.phases):
@@ -117,7 +120,7 @@ class Run:
     ) -> Generator[Epoch, None, None]:
         learns = [rate > 0 and bool(inlays.learners(stage, self.plan)) for rate, stage in zip(phase.lr, self.backbone.stages, strict=True)]
         boundary = learns.index(True) if any(learns) else self.backbone.depth
-        views = self.recipe.augment and self.backbone.modality == "image" and boundary < self.backbone.depth
+        views = augment.draws(self.recipe, self.backbone.modality) and boundary < self.backbone.depth
         self.backbone.eval()
         self.place(feed, boundary, views)
         if judged:
@@ -127,12 +130,9 @@ class Run:
         if judged and self.best_score is None:
             self.best_score = self.score(judged, truth)
         optimiser = self.optimiser(phase, learns)
-        steps = phase.epochs * len(self.share(feed.batches(np.random.default_rng([self.seed, number]))))
-        warm = max(1, round(_WARM_UP * steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser,
-            lambda step: (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))),
-        )
+        batches = len(self.batches(feed, target, number))
+        schedule = self.scheduler(optimiser, phase.epochs * math.ceil(batches / self.recipe.accumulate))
+        self.average = Average(self.changing, self.recipe.averaging) if self.recipe.averaging else None
         waited = 0
         for epoch in range(phase.epochs):
             begun = time.perf_counter()
@@ -154,12 +154,13 @@ class Run:
                     "expected a finite number. The weights from before it are kept. "
                     f"The highest rate was {max(*phase.lr, phase.head_lr):g}: try a tenth of it."
                 )
-            score = self.score(judged, truth) if judged else None
-            if score is None or self.best_score is None or score > self.best_score:
-                self.best_score, waited = score, 0
-                self.keep()
-            else:
-                waited += 1
+            with self.average.in_place() if self.average else nullcontext():
+                score = self.score(judged, truth) if judged else None
+                if score is None or self.best_score is None or score > self.best_score:
+                    self.best_score, waited = score, 0
+                    self.keep()
+                else:
+                    waited += 1
             yield Epoch(number, epoch, loss, score, time.perf_counter() - begun)
             if self.recipe.patience is not None and waited >= self.recipe.patience:
                 return
@@ -178,22 +179,35 @@ class Run:
         """Mean loss over the items, or the first that is not finite."""
         self.training_mode(phase, learns)
         # Every draw of an epoch hangs on (seed, phase, epoch) alone, so that an epoch can be repeated by itself.
-        batches = self.share(feed.batches(np.random.default_rng([self.seed, number, epoch])))
+        batches = self.batches(feed, target, number, epoch)
+        k = self.recipe.accumulate
+        masses = [mass(self.task, target[batch], self.weight) for batch in batches]
         turns = [Turn(self.seed, number, epoch, place) for place in range(len(batches))]
         total, done, due = 0.0, 0, sum(map(len, batches))
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence([self.seed, number, epoch]).generate_state(1)[0]))
             prepared = one_ahead(lambda pair: feed.prepare(*pair), zip(batches, turns, strict=True))
-            for batch, turn, ready in zip(batches, turns, prepared, strict=True):
-                loss = self.batch_loss(feed, batch, turn, ready, target)
+            for place, (batch, turn, ready) in enumerate(zip(batches, turns, prepared, strict=True)):
+                loss = self.fit(feed, batch, turn, ready, target[batch].to(self.device))
                 value = loss.item()
+                self.heard(value)
                 if not math.isfinite(value):
                     return value
-                optimiser.zero_grad()
-                loss.backward()
-                self.pull(phase, learns)
-                optimiser.step()
-                schedule.step()
+                first = place - place % k
+                if place == first:
+                    optimiser.zero_grad()
+                # Batches of one step weigh as they would in one large batch.
+                (loss * (masses[place] / sum(masses[first : first + k]))).backward()
+                if place + 1 == min(first + k, len(batches)):
+                    self.pull(phase, learns)
+                    if self.recipe.clip_norm is not None:
+                        # Not of all that ever changes: what earlier phases trained still has its last gradient.
+                        learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+                        nn.utils.clip_grad_norm_(learning, self.recipe.clip_norm)
+                    optimiser.step()
+                    schedule.step()
+                    if self.average:
+                        self.average.update()
                 total, done = total + value * len(batch), done + len(batch)
                 if self.progress:
                     self.progress(Step(f"training {self.backbone.name}", done, due))
@@ -211,24 +225,49 @@ class Run:
                 self.private.append(shelf)
         feed.place(boundary, shelf=shelf, views=views, epochs=sum(phase.epochs for phase in self.plan.phases))
 
-    def logits(self, feed: Feed, batch: np.ndarray, turn: Turn | None, ready: Ready) -> torch.Tensor:
-        """What backbone and head say of a batch, (n, c) float32."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            features = self.backbone(feed.state(batch, turn, ready), start=feed.boundary)
-        # The head is small: all digits cost it nothing.
-        return self.head(features.float())
-
-    def batch_loss(self, feed: Feed, batch: np.ndarray, turn: Turn, ready: Ready, target: torch.Tensor) -> torch.Tensor:
-        """The task's loss on a batch, and what the plan adds to it."""
-        states = [feed.state(batch, turn, ready)]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            for stage in self.backbone.stages[feed.boundary :]:
-                states.append(stage(states[-1]))
+    def fit(self, feed: Feed, batch: np.ndarray, turn: Turn, ready: Ready, target: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch, a scalar: the task's, and what the plan adds to it."""
+        mix = mixing.draw(self.recipe, len(batch), turn)
+        states = self.states_of(feed, batch, turn, ready, mix)
         assert isinstance(states[-1], torch.Tensor)
         features = states[-1].float()
-        logits, wanted = self.head(features), target[batch].to(self.device)
+        # The head is small: all digits cost it nothing.
+        logits = self.head(nn.functional.dropout(features, self.recipe.dropout, self.head.training))
+        if mix:
+            return mix.loss(self.loss, logits, target)
         keys = feed.keys(batch, turn) if self.plan.losses else None
-        return self.added(Seen(feed.boundary, states, features, logits, wanted, keys, self.bf16), self.loss(logits, wanted))
+        return self.added(Seen(feed.boundary, states, features, logits, target, keys, self.bf16), self.loss(logits, target))
+
+    def states_of(self, feed: Feed, batch: np.ndarray, turn: Turn | None, ready: Ready, mix: mixing.Mix | None = None) -> list[State]:
+        """What stage `feed.boundary` takes of a batch, and what it and each later one gives."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            states = [feed.state(batch, turn, ready)]
+            if mix and not feed.text:
+                states = [mix.state(states[0])]
+            for stage in self.backbone.stages[feed.boundary :]:
+                states.append(stage(states[-1]))
+        if mix and feed.text:
+            # Texts differ in length: what can be mixed of them is their features.
+            states[-1] = mix.state(states[-1])
+        return states
+
+    def logits(self, feed: Feed, batch: np.ndarray, ready: Ready) -> torch.Tensor:
+        """What backbone and head say of a batch in the view that is judged, (n, c) float32."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            features = self.backbone(feed.state(batch, None, ready), start=feed.boundary)
+        return self.head(features.float())
+
+    def scheduler(self, optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+        """What moves the rates through the steps of a phase."""
+        return scheduler(self.recipe.schedule, optimiser, steps)
+
+    def heard(self, loss: float) -> None:
+        """Is told the loss of each batch."""
+
+    def batches(self, feed: Feed, target: torch.Tensor, *place: int) -> list[np.ndarray]:
+        """The batches of one epoch. place: phase and epoch, on which they hang."""
+        rng = np.random.default_rng([self.seed, *place])
+        return self.share(feed.batches(rng, balanced(target, rng) if self.recipe.sampler == "balanced" else None))
 
     def share(self, batches: list[np.ndarray]) -> list[np.ndarray]:
         """The batches of one epoch: all of a shuffled pass, or its first ones."""
@@ -277,7 +316,7 @@ class Run:
         parts = []
         with torch.no_grad():
             for batch, ready in zip(batches, one_ahead(lambda batch: feed.prepare(batch, None), batches), strict=True):
-                parts.append(self.logits(feed, batch, None, ready).cpu())
+                parts.append(self.logits(feed, batch, ready).cpu())
         logits = torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(batches)))]
         score = (
             self.metric(y, decode(logits, self.task)) if self.metric else -task_loss(self.task, None)(logits, encoded(y, self.task)).item()

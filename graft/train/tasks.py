@@ -15,12 +15,40 @@ def encoded(y: np.ndarray, task: Task) -> torch.Tensor:
     return torch.from_numpy(np.asarray(y)).long() if task == "classification" else torch.from_numpy(np.asarray(y)).float()
 
 
-def task_loss(task: Task, weight: torch.Tensor | None) -> Loss:
+def task_loss(task: Task, weight: torch.Tensor | None, smoothing: float = 0.0) -> Loss:
+    """The mean loss of a batch. smoothing: share of each target spread evenly over the classes, or over yes and no for multilabel.
+
+    Source: Szegedy et al. 2016, arXiv:1512.00567, section 7.
+    """
     if task == "classification":
-        return lambda logits, target: functional.cross_entropy(logits, target, weight)
+        return lambda logits, target: functional.cross_entropy(logits, target, weight, label_smoothing=smoothing)
     if task == "multilabel":
-        return lambda logits, target: functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
+        return lambda logits, target: functional.binary_cross_entropy_with_logits(
+            logits, target * (1 - smoothing) + smoothing / 2 if smoothing else target, pos_weight=weight
+        )
     return lambda logits, target: functional.mse_loss(logits.squeeze(1), target)
+
+
+def mass(task: Task, target: torch.Tensor, weight: torch.Tensor | None) -> float:
+    """By what the loss of a batch is divided: its items, or their classes' weights. Batches of one step are weighed by it."""
+    return float(weight.cpu()[target].sum()) if task == "classification" and weight is not None else float(len(target))
+
+
+def balanced(target: torch.Tensor, rng: np.random.Generator) -> np.ndarray:
+    """Places (n,) of an epoch in which all classes are equally frequent, to one; the items of a class differ in frequency by one at most.
+
+    target: (n,) classes; those without an item are left out.
+    Source: class-aware sampling, Shen et al. 2016, arXiv:1512.05830, section 4.1.
+    """
+    y = target.numpy()
+    classes = rng.permutation(np.unique(y))
+    chosen = []
+    for position, label in enumerate(classes):
+        places = np.flatnonzero(y == label)
+        wanted = len(y) // len(classes) + (position < len(y) % len(classes))
+        whole, rest = divmod(wanted, len(places))
+        chosen += [np.tile(places, whole), rng.permutation(places)[:rest]]
+    return rng.permutation(np.concatenate(chosen))
 
 
 def class_weights(
