@@ -25,7 +25,9 @@ from graft.report import write_comparison
 from graft.strategies import STRATEGIES, Strategy, make_plan
 from graft.study.judge import Judged, parts
 from graft.study.material import Material, choose_metric
-from graft.transfer import EPOCHS, Transfer, can_hold_out, epoch_seconds, hash_of, training_speed
+from graft.transfer import EPOCHS, Transfer
+from graft.transfer.inputs import can_hold_out
+from graft.transfer.speed import epoch_seconds, hash_of, training_speed
 
 # The default rate of the head, and a half power of ten to either side.
 RATES = (3e-4, 1e-3, 3e-3)

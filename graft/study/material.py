@@ -18,7 +18,8 @@ from graft.heads import cross_validate, fit_head
 from graft.records import Event, Plan, Recipe, Score, Task
 from graft.strategies import STRATEGIES, make_plan
 from graft.train.check import recipe_problems
-from graft.transfer import EPOCHS, LR, Transfer, can_hold_out
+from graft.transfer import EPOCHS, LR, Transfer
+from graft.transfer.inputs import can_hold_out
 
 Progress = Callable[[Event], None] | None
 

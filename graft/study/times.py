@@ -19,7 +19,7 @@ from graft.budget import budget_seconds
 from graft.errors import GraftError
 from graft.features import remembered
 from graft.study.material import Candidate, Material
-from graft.transfer import epoch_seconds, training_speed
+from graft.transfer.speed import epoch_seconds, training_speed
 
 # The from-scratch control gets what transfer took, and a tenth more; the label curve about a fifth of that again.
 _SCRATCH = 1.1

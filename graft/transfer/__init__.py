@@ -1,7 +1,6 @@
 """`Transfer`: a pretrained backbone put to work on labelled items, as a scikit-learn estimator."""
 
 import copy
-import hashlib
 import json
 import math
 import time
@@ -12,36 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from safetensors.numpy import load_file, save_file
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from graft.auto import AUTO, FREE, PROBE, Climb, climb, free
 from graft.backbones import load_backbone
 from graft.backbones.base import Backbone
 from graft.budget import budget_seconds
-from graft.data import View, encode_target, holdout, load_unlabelled, sparable
+from graft.data import View, holdout
 from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
-from graft.features import States, device_of, extract, machine, remembered, throughput
+from graft.features import States, extract, remembered, throughput
 from graft.heads import LinearHead, fit_head
 from graft.outputs import decision
-from graft.records import TASKS, Epoch, Event, Note, Phase, Plan, Recipe, Task
+from graft.records import Epoch, Event, Note, Phase, Plan, Recipe, Task
 from graft.strategies import make_plan
 from graft.train import find_rate, highest, scaled, train
 from graft.train.layer import linear_head, torch_head
+from graft.transfer.inputs import VALIDATION_SHARE, as_items, can_hold_out, encode
+from graft.transfer.speed import LEAST_EPOCHS, epoch_seconds, hash_of, training_speed
+
+__all__ = ["EPOCHS", "FORMAT", "LR", "Transfer"]
 
 FORMAT = 1  # of the saved folder
 EPOCHS, LR = 10, 1e-3  # what strategies are called with unless told otherwise
-_VALIDATION_SHARE = 0.2
 _VALIDATION_AT_MOST = 500  # items: more would cost time and hardly sharpen the score
-_LEAST_TO_HOLD_OUT = 10
 # With fewer labels a class than this, a start that is already good loses more by giving some up than early stopping gains.
 _FEW_A_CLASS = 20
-_LEAST_EPOCHS = 3  # of retraining that is worth trying
-_SPEED_ITEMS = 64  # enough to measure the speed of training by
 _PATIENCE = 3  # epochs without a better validation score before a phase ends
 
 Progress = Callable[[Event], None] | None
@@ -154,7 +151,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             phases = phases[1:]
         few = solved and len(target) < _FEW_A_CLASS * max(1, len(classes))
         if phases and validation is None and not few and can_hold_out(target, task, blocks):
-            share = min(_VALIDATION_SHARE, _VALIDATION_AT_MOST / len(target))
+            share = min(VALIDATION_SHARE, _VALIDATION_AT_MOST / len(target))
             inner, held = holdout(target, task, share, self.random_state, blocks=blocks)
             validation = (View(items, held), target[held])
             items, target = View(items, inner), target[inner]
@@ -246,7 +243,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
                     # Tried on four fifths, and where it is kept fitted again on all.
                     each = 2 * epoch_seconds(backbone, strategy, len(target), training_speed(backbone, items, target, task))
                     epochs = int(left / strategies_left / each)
-                    return min(self.epochs, epochs) if epochs >= _LEAST_EPOCHS else 0
+                    return min(self.epochs, epochs) if epochs >= LEAST_EPOCHS else 0
 
                 # A clock decides this once; the same call then does the same again.
                 return int(remembered(f"epochs {strategy} {about}", decide))
@@ -423,78 +420,6 @@ class Transfer(ClassifierMixin, BaseEstimator):
 
     def _load_backbone(self) -> Backbone:
         return load_backbone(self.backbone) if isinstance(self.backbone, str) else self.backbone
-
-
-def can_hold_out(target: np.ndarray, task: Task, blocks: np.ndarray | None) -> bool:
-    """Whether a fifth of the items (or of their blocks) can be spared for choosing: there are ten, and enough beyond one of each class."""
-    if task == "classification" and not sparable(target, blocks).any():
-        return False
-    spare = len(target) - (len(np.unique(target)) if task == "classification" else 0)
-    n_units = len(target) if blocks is None else len(np.unique(blocks))
-    return n_units >= _LEAST_TO_HOLD_OUT and spare >= _VALIDATION_SHARE * len(target)
-
-
-def as_items(X: Any, modality: str) -> list[Any]:
-    """X as `Transfer.fit` takes it -> a list of items for a backbone of this modality."""
-    if isinstance(X, pd.DataFrame):
-        return list(load_unlabelled(X, modality=modality).items)
-    if isinstance(X, str | Path):
-        raise GraftError(f"X is the single string {str(X)!r}, expected a list of {'texts' if modality == 'text' else 'images'}.")
-    items = X.tolist() if isinstance(X, np.ndarray) and X.ndim == 1 else list(X)
-    if modality == "text":
-        wrong = next((item for item in items if not isinstance(item, str)), None)
-        if wrong is not None:
-            raise GraftError(f"X holds a {type(wrong).__name__}, expected texts (str), since the backbone reads text.")
-    return items
-
-
-def encode(y: Any, task: str = "auto") -> tuple[Task, np.ndarray, list[Any]]:
-    """(task, target, classes). target: encoded as in `graft.data.Dataset`; classes keep the type that y has.
-
-    Raises GraftError on an unknown task, missing labels, or a single class.
-    """
-    if task not in ("auto", *TASKS):
-        raise GraftError(f"task {task!r}, expected 'auto', {', '.join(map(repr, TASKS))}.{near_miss(task, TASKS)}")
-    values = list(y)
-    if task == "auto":
-        lists = any(isinstance(labels, list | tuple | set) for labels in values)
-        # Unlike a column of a table, whole numbers are classes here, as everywhere in scikit-learn.
-        kind = "multilabel" if lists or getattr(y, "ndim", 1) == 2 else type_of_target(values)
-        task = {"multilabel": "multilabel", "continuous": "regression"}.get(kind, "classification")
-    encoded = encode_target(values, task)  # type: ignore[arg-type]
-    if encoded.task == "classification":
-        classes, target = np.unique(np.asarray(values), return_inverse=True)
-        return "classification", target.astype(np.int64), classes.tolist()
-    return encoded.task, encoded.y, list(encoded.classes)
-
-
-def training_speed(backbone: Backbone, items: Sequence[Any], target: np.ndarray, task: Task) -> float:
-    """Items a second that the whole network learns from, from preparing to the optimiser's step; measured once and remembered."""
-
-    def measure() -> float:
-        index = np.linspace(0, len(target) - 1, min(_SPEED_ITEMS, len(target))).astype(int)
-        # Two epochs: the first one warms up.
-        model = Transfer(backbone, Plan((Phase(2, (1e-9,) * backbone.depth, 1e-9),)))
-        classes = [] if task == "regression" else list(range(target.shape[1] if target.ndim == 2 else int(target.max()) + 1))
-        model.fit_encoded(View(items, index), target[index], task, classes)
-        return len(index) / model.history_[-1].seconds
-
-    return remembered(f"training {machine(device_of(backbone))} {backbone.fingerprint()} {len(target)} {hash_of(target)}", measure)
-
-
-def epoch_seconds(backbone: Backbone, strategy: "str | Callable[..., Plan]", n_items: int, training_speed: float) -> float:
-    """Seconds that an epoch of the strategy takes, about: of what is frozen nothing is run but once.
-
-    training_speed: items a second that the whole network learns from; a third of that time is the forward pass.
-    """
-    phases = make_plan(strategy, backbone.depth, 2, 1e-3).phases
-    learning = [next((group for group, rate in enumerate(phase.lr) if rate), backbone.depth) for phase in phases]
-    share = 1 - min(learning) / backbone.depth
-    return n_items / training_speed * (share + (1 - share) / 3 / _LEAST_EPOCHS)
-
-
-def hash_of(target: np.ndarray) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(target).tobytes(), digest_size=8).hexdigest()
 
 
 def _only_head(phase: Phase) -> bool:

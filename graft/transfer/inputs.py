@@ -1,0 +1,58 @@
+"""What `Transfer.fit` is given -> items and an encoded target. Trains nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.multiclass import type_of_target
+
+from graft.data import encode_target, load_unlabelled, sparable
+from graft.errors import GraftError, near_miss
+from graft.records import TASKS, Task
+
+VALIDATION_SHARE = 0.2
+_LEAST_TO_HOLD_OUT = 10
+
+
+def can_hold_out(target: np.ndarray, task: Task, blocks: np.ndarray | None) -> bool:
+    """Whether a fifth of the items (or of their blocks) can be spared for choosing: there are ten, and enough beyond one of each class."""
+    if task == "classification" and not sparable(target, blocks).any():
+        return False
+    spare = len(target) - (len(np.unique(target)) if task == "classification" else 0)
+    n_units = len(target) if blocks is None else len(np.unique(blocks))
+    return n_units >= _LEAST_TO_HOLD_OUT and spare >= VALIDATION_SHARE * len(target)
+
+
+def as_items(X: Any, modality: str) -> list[Any]:
+    """X as `Transfer.fit` takes it -> a list of items for a backbone of this modality."""
+    if isinstance(X, pd.DataFrame):
+        return list(load_unlabelled(X, modality=modality).items)
+    if isinstance(X, str | Path):
+        raise GraftError(f"X is the single string {str(X)!r}, expected a list of {'texts' if modality == 'text' else 'images'}.")
+    items = X.tolist() if isinstance(X, np.ndarray) and X.ndim == 1 else list(X)
+    if modality == "text":
+        wrong = next((item for item in items if not isinstance(item, str)), None)
+        if wrong is not None:
+            raise GraftError(f"X holds a {type(wrong).__name__}, expected texts (str), since the backbone reads text.")
+    return items
+
+
+def encode(y: Any, task: str = "auto") -> tuple[Task, np.ndarray, list[Any]]:
+    """(task, target, classes). target: encoded as in `graft.data.Dataset`; classes keep the type that y has.
+
+    Raises GraftError on an unknown task, missing labels, or a single class.
+    """
+    if task not in ("auto", *TASKS):
+        raise GraftError(f"task {task!r}, expected 'auto', {', '.join(map(repr, TASKS))}.{near_miss(task, TASKS)}")
+    values = list(y)
+    if task == "auto":
+        lists = any(isinstance(labels, list | tuple | set) for labels in values)
+        # Unlike a column of a table, whole numbers are classes here, as everywhere in scikit-learn.
+        kind = "multilabel" if lists or getattr(y, "ndim", 1) == 2 else type_of_target(values)
+        task = {"multilabel": "multilabel", "continuous": "regression"}.get(kind, "classification")
+    encoded = encode_target(values, task)  # type: ignore[arg-type]
+    if encoded.task == "classification":
+        classes, target = np.unique(np.asarray(values), return_inverse=True)
+        return "classification", target.astype(np.int64), classes.tolist()
+    return encoded.task, encoded.y, list(encoded.classes)

@@ -1,0 +1,49 @@
+"""How long training takes here: measured on a few items, remembered, and reckoned from for a strategy. Heavy: torch."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from graft.backbones.base import Backbone
+from graft.data import View
+from graft.features import device_of, machine, remembered
+from graft.records import Epoch, Phase, Plan, Task
+from graft.strategies import make_plan
+from graft.train import train
+from graft.train.layer import torch_head
+
+LEAST_EPOCHS = 3  # of retraining that is worth trying
+_SPEED_ITEMS = 64  # enough to measure the speed of training by
+
+
+def training_speed(backbone: Backbone, items: Sequence[Any], target: np.ndarray, task: Task) -> float:
+    """Items a second that the whole network learns from, from preparing to the optimiser's step; measured once and remembered."""
+
+    def measure() -> float:
+        index = np.linspace(0, len(target) - 1, min(_SPEED_ITEMS, len(target))).astype(int)
+        outputs = 1 if task == "regression" else target.shape[1] if target.ndim == 2 else int(target.max()) + 1
+        head = torch_head(None, backbone.width, outputs, 0.0, 1.0, 0)
+        # Two epochs: the first one warms up.
+        plan = Plan((Phase(2, (1e-9,) * backbone.depth, 1e-9),))
+        events = list(train(copy.deepcopy(backbone), head, plan, View(items, index), target[index], task=task))
+        return len(index) / next(event.seconds for event in reversed(events) if isinstance(event, Epoch))
+
+    return remembered(f"training {machine(device_of(backbone))} {backbone.fingerprint()} {len(target)} {hash_of(target)}", measure)
+
+
+def epoch_seconds(backbone: Backbone, strategy: "str | Callable[..., Plan]", n_items: int, training_speed: float) -> float:
+    """Seconds that an epoch of the strategy takes, about: of what is frozen nothing is run but once.
+
+    training_speed: items a second that the whole network learns from; a third of that time is the forward pass.
+    """
+    phases = make_plan(strategy, backbone.depth, 2, 1e-3).phases
+    learning = [next((group for group, rate in enumerate(phase.lr) if rate), backbone.depth) for phase in phases]
+    share = 1 - min(learning) / backbone.depth
+    return n_items / training_speed * (share + (1 - share) / 3 / LEAST_EPOCHS)
+
+
+def hash_of(target: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(target).tobytes(), digest_size=8).hexdigest()
