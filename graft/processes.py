@@ -33,8 +33,8 @@ def first() -> bool:
     return place() == 0
 
 
-def share(some: Sequence[Any]) -> Any:
-    """This process's part of a sequence: every count-th, from its own place on. Parts differ in length by at most one."""
+def share(some: Any) -> Any:
+    """This process's part of a sequence or array: every count-th, from its own place on. Parts differ in length by at most one."""
     return some[place() :: count()]
 
 
@@ -50,6 +50,11 @@ def from_first(value: Anything) -> Anything:
 def gathered(value: Anything) -> list[Anything]:
     """Every process's value, in the order of their places, in every process. All processes must call this."""
     return [value] if count() == 1 else _tools().gather_object([value])
+
+
+def wait() -> None:
+    """Go on when all processes have come here."""
+    from_first(None)
 
 
 def add_up(tensors: Sequence["torch.Tensor"]) -> None:

@@ -130,6 +130,8 @@ class _Extraction:
             # Also when interrupted: what is computed is not computed again.
             if store:
                 store.flush()
+        # What the first one wrote is then there for all.
+        processes.wait()
         again = np.flatnonzero(first[which] != np.arange(len(items)))
         features[again] = features[first[which[again]]]
         return features

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from graft import inlays
+from graft import inlays, processes
 from graft.backbones.base import Backbone, State
 from graft.errors import Diverged
 from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
 from graft.losses import Seen
 from graft.memory import keep_freed
 from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
-from graft.train import augment, mixing
+from graft.train import augment, mixing, shared
 from graft.train.added import made
 from graft.train.ends import Best, Ending, Weights
 from graft.train.feed import Feed, Ready, Turn
@@ -182,14 +182,16 @@ class Run:
         batches = self.batches(feed, target, number, epoch)
         k = self.recipe.accumulate
         masses = [mass(self.task, target[batch], self.weight) for batch in batches]
-        turns = [Turn(self.seed, number, epoch, place) for place in range(len(batches))]
+        parts = [shared.part(batch) for batch in batches]
+        turns = [Turn(self.seed, number, epoch, shared.apart(place)) for place in range(len(batches))]
         total, done, due = 0.0, 0, sum(map(len, batches))
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, number, epoch]).generate_state(1)[0]))
-            prepared = one_ahead(lambda pair: feed.prepare(*pair), zip(batches, turns, strict=True))
-            for place, (batch, turn, ready) in enumerate(zip(batches, turns, prepared, strict=True)):
-                loss = self.fit(feed, batch, turn, ready, target[batch].to(self.device))
-                value = loss.item()
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, number, shared.apart(epoch)]).generate_state(1)[0]))
+            prepared = one_ahead(lambda pair: feed.prepare(*pair), zip(parts, turns, strict=True))
+            for place, (batch, part, turn, ready) in enumerate(zip(batches, parts, turns, prepared, strict=True)):
+                weight = shared.weight(batch, part, lambda some: mass(self.task, target[some], self.weight))
+                loss = self.fit(feed, part, turn, ready, target[part].to(self.device)) * weight
+                value = shared.total(loss.item())
                 self.heard(value)
                 if not math.isfinite(value):
                     return value
@@ -199,10 +201,11 @@ class Run:
                 # Batches of one step weigh as they would in one large batch.
                 (loss * (masses[place] / sum(masses[first : first + k]))).backward()
                 if place + 1 == min(first + k, len(batches)):
+                    # Not all that ever changes: what earlier phases trained still has its last gradient.
+                    learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+                    shared.add_gradients(learning)
                     self.pull(phase, learns)
                     if self.recipe.clip_norm is not None:
-                        # Not of all that ever changes: what earlier phases trained still has its last gradient.
-                        learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
                         nn.utils.clip_grad_norm_(learning, self.recipe.clip_norm)
                     optimiser.step()
                     schedule.step()
@@ -211,6 +214,7 @@ class Run:
                 total, done = total + value * len(batch), done + len(batch)
                 if self.progress:
                     self.progress(Step(f"training {self.backbone.name}", done, due))
+        shared.level(self.changing)
         return total / done
 
     def place(self, feed: Feed, boundary: int, views: bool) -> None:
@@ -313,10 +317,13 @@ class Run:
         self.backbone.eval()
         self.head.eval()
         batches = feed.batches(None)
-        parts = []
+        mine, parts = processes.share(batches), []
         with torch.no_grad():
-            for batch, ready in zip(batches, one_ahead(lambda batch: feed.prepare(batch, None), batches), strict=True):
+            for batch, ready in zip(mine, one_ahead(lambda batch: feed.prepare(batch, None), mine), strict=True):
                 parts.append(self.logits(feed, batch, ready).cpu())
+        # In the order of the batches, whoever scored them.
+        everyone = processes.gathered(parts)
+        parts = [everyone[place % len(everyone)][place // len(everyone)] for place in range(len(batches))]
         logits = torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(batches)))]
         score = (
             self.metric(y, decode(logits, self.task)) if self.metric else -task_loss(self.task, None)(logits, encoded(y, self.task)).item()
