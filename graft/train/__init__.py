@@ -14,10 +14,11 @@ from graft.features import Progress, States, device_of, extract
 from graft.optional import require
 from graft.records import Epoch, Plan, Recipe, Task
 from graft.train.check import check, n_outputs
+from graft.train.checkpoint import Checkpoints
 from graft.train.loop import Labelled, Metric, Run
 from graft.train.tasks import class_weights, decode, task_loss
 
-__all__ = ["decode", "predict_outputs", "tensorboard_writer", "train"]
+__all__ = ["Checkpoints", "decode", "predict_outputs", "tensorboard_writer", "train"]
 
 
 def train(
@@ -33,6 +34,7 @@ def train(
     recipe: Recipe = Recipe(),
     seed: int = 0,
     states: States | None = None,
+    checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
 ) -> Generator[Epoch, None, None]:
     """Train backbone and head in place as the plan says; yields an Epoch after each.
@@ -43,9 +45,12 @@ def train(
     better; the negative loss unless given.
     recipe: batch size, early stopping, precision and the like. states: keeps what frozen stages gave beyond this call, for others that
     start from the same weights. progress: is told a Step after each batch.
+    checkpoints: keeps after each epoch what the next one needs: the same call in another process tells the same epochs again, goes on
+    from there and ends with the same numbers, in fp32 to the bit.
 
     With a validation part the best weights so far start each phase and are what is left at the end, the starting weights
-    among them; without one the last finished epoch is. This holds however it ends: finished, closed early, or on an error.
+    among them; without one the last finished epoch is. This holds however it ends: finished, closed early, on an error, or by a first
+    Ctrl-C within `interrupt.listening`.
     Rates rise over the first tenth of a phase and fall to zero along a cosine. A plan without phases trains nothing.
     Stages below the first that learns are run once and their output is kept on disk, in the precision that training computes
     in; a phase with a deeper boundary goes on from there. Without augmentation in fp32 the result is that of running them
@@ -56,7 +61,7 @@ def train(
     classes = n_outputs(backbone, head.to(device_of(backbone)))
     check(backbone, plan, recipe, items, y, task, classes, validation)
     loss = task_loss(task, class_weights(task, y, classes, recipe.class_weight, device_of(backbone)))
-    run = Run(backbone, head, plan, recipe, task, loss, metric, seed, states, progress)
+    run = Run(backbone, head, plan, recipe, task, loss, metric, seed, states, progress, checkpoints)
     return run.play(items, y, validation)
 
 

@@ -5,19 +5,20 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from graft import lora
+from graft import interrupt, lora
 from graft.backbones.base import Backbone
 from graft.errors import GraftError
 from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
 from graft.memory import keep_freed
 from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
+from graft.train.checkpoint import Checkpoint, Checkpoints, digest_of, events_of, load_optimiser
 from graft.train.feed import Feed, Ready, Turn
 from graft.train.precision import computes_in_bf16
 from graft.train.tasks import Loss, decode, encoded, task_loss
@@ -43,6 +44,10 @@ class Run:
     seed: int
     states: States | None
     progress: Progress | None
+    checkpoints: Checkpoints | None = None
+    checkpoint: Checkpoint | None = None
+    saved: dict[str, Any] | None = None  # what an earlier process left to go on from
+    events: list[Epoch] = field(default_factory=list)
     best_score: float | None = None
     bf16: bool = False
 
@@ -50,6 +55,8 @@ class Run:
         self.device = device_of(self.backbone)
         self.keeper = self.states or States()
         self.private: list[Shelf] = []
+        # A request from before is none to this run: who made it already decided that it is needed.
+        self.asked_before = interrupt.asked()
         # From this stage on weights are no longer those that the run came with.
         self.untouched = 0 if self.plan.reset else self.backbone.depth
 
@@ -70,10 +77,19 @@ class Run:
         self.keep()
         feed = Feed(self.backbone, items, self.recipe.batch_size)
         judged = Feed(self.backbone, validation[0], self.recipe.batch_size) if validation else None
+        if self.checkpoints:
+            self.open_checkpoint(self.checkpoints, feed, y, judged, validation[1] if validation else None)
         try:
+            yield from self.go_on(feed, judged)
             for number, phase in enumerate(self.plan.phases):
+                if self.cut():
+                    return
+                if self.saved and number < self.saved["phase"]:
+                    continue
                 yield from self.phase(number, phase, feed, encoded(y, self.task), judged, validation[1] if validation else None)
                 self.restore()
+            if not self.cut():
+                self.save({"phase": len(self.plan.phases)})
         finally:
             for shelf in self.private:
                 self.keeper.drop(shelf)
@@ -93,11 +109,10 @@ class Run:
     def phase(
         self, number: int, phase: Phase, feed: Feed, target: torch.Tensor, judged: Feed | None, truth: np.ndarray | None
     ) -> Generator[Epoch, None, None]:
-        learns = [rate > 0 and bool(group) for rate, group in zip(phase.lr, self.backbone.groups(), strict=True)]
+        learns = self.learns(phase)
         boundary = learns.index(True) if any(learns) else self.backbone.depth
-        views = self.recipe.augment and self.backbone.modality == "image" and boundary < self.backbone.depth
         self.backbone.eval()
-        self.place(feed, boundary, views)
+        self.place(feed, boundary, self.views(boundary))
         if judged:
             self.place(judged, boundary, False)
         self.untouched = min(self.untouched, boundary)
@@ -111,10 +126,20 @@ class Run:
             optimiser,
             lambda step: (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))),
         )
-        waited = 0
-        for epoch in range(phase.epochs):
+        first = waited = 0
+        if self.saved and self.saved["phase"] == number:
+            first, waited, begun_from = self.saved["epoch"] + 1, self.saved["waited"], self.saved["begun_from"]
+            self.fill(number, first, feed, judged)
+            load_optimiser(optimiser, self.saved["optimiser"])
+            schedule.load_state_dict(self.saved["schedule"])
+            self.saved = None
+        for epoch in range(first, phase.epochs):
+            if self.recipe.patience is not None and waited >= self.recipe.patience:
+                return
             begun = time.perf_counter()
             loss = self.epoch(number, epoch, phase, feed, target, learns, optimiser, schedule)
+            if self.cut():
+                return
             if not math.isfinite(loss) and self.bf16:
                 warnings.warn(
                     f"training {self.backbone.name}: the loss became {loss} in bf16 in phase {number + 1}, epoch {epoch + 1}. "
@@ -138,9 +163,11 @@ class Run:
                 self.keep()
             else:
                 waited += 1
-            yield Epoch(number, epoch, loss, score, time.perf_counter() - begun)
-            if self.recipe.patience is not None and waited >= self.recipe.patience:
-                return
+            self.events.append(Epoch(number, epoch, loss, score, time.perf_counter() - begun))
+            if self.checkpoint and self.checkpoint.due():
+                place = {"phase": number, "epoch": epoch, "waited": waited, "begun_from": begun_from if self.bf16 else None}
+                self.save({**place, "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()})
+            yield self.events[-1]
 
     def epoch(
         self,
@@ -155,14 +182,13 @@ class Run:
     ) -> float:
         """Mean loss over the items, or the first that is not finite."""
         self.training_mode(phase, learns)
-        # Every draw of an epoch hangs on (seed, phase, epoch) alone, so that an epoch can be repeated by itself.
-        batches = self.share(feed.batches(np.random.default_rng([self.seed, number, epoch])))
-        turns = [Turn(self.seed, number, epoch, place) for place in range(len(batches))]
-        total, done, due = 0.0, 0, sum(map(len, batches))
+        pairs = self.turns(number, epoch, feed)
+        total, done, due = 0.0, 0, sum(len(batch) for batch, _ in pairs)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence([self.seed, number, epoch]).generate_state(1)[0]))
-            prepared = one_ahead(lambda pair: feed.prepare(*pair), zip(batches, turns, strict=True))
-            for batch, turn, ready in zip(batches, turns, prepared, strict=True):
+            for (batch, turn), ready in zip(pairs, one_ahead(lambda pair: feed.prepare(*pair), pairs), strict=True):
+                if self.cut():
+                    break
                 logits = self.logits(feed, batch, turn, ready)
                 loss = self.loss(logits, target[batch].to(self.device))
                 value = loss.item()
@@ -176,7 +202,75 @@ class Run:
                 total, done = total + value * len(batch), done + len(batch)
                 if self.progress:
                     self.progress(Step(f"training {self.backbone.name}", done, due))
-        return total / done
+        return total / max(1, done)
+
+    def turns(self, number: int, epoch: int, feed: Feed) -> list[tuple[np.ndarray, Turn]]:
+        """The batches of an epoch, each with its turn."""
+        # Every draw of an epoch hangs on (seed, phase, epoch) alone, so that an epoch can be repeated by itself.
+        batches = self.share(feed.batches(np.random.default_rng([self.seed, number, epoch])))
+        return [(batch, Turn(self.seed, number, epoch, place)) for place, batch in enumerate(batches)]
+
+    def cut(self) -> bool:
+        """Whether the user asked for an end since this run began: what is under way is dropped, the best weights so far are left."""
+        return interrupt.asked() and not self.asked_before
+
+    def open_checkpoint(self, checkpoints: Checkpoints, feed: Feed, y: np.ndarray, judged: Feed | None, truth: np.ndarray | None) -> None:
+        """Find what an earlier process left of this run."""
+        about = [self.backbone.fingerprint(), self.device.type, self.task, self.seed]
+        labelled = [b"".join(feed.contents), y] + ([b"".join(judged.contents), truth] if judged else [])
+        self.checkpoint = checkpoints.open(about, digest_of(self.head), self.plan, self.recipe, *labelled)
+        self.saved = self.checkpoint.read()
+
+    def save(self, place: dict[str, Any]) -> None:
+        """Write all that the rest of the run needs. place: how far it is, and what only this phase needs."""
+        if not self.checkpoint:
+            return
+        weights = self.changing.state_dict()
+        are_kept = all(torch.equal(tensor, self.kept[name]) for name, tensor in weights.items())
+        run = {"bf16": self.bf16, "best_score": self.best_score, "events": [asdict(event) for event in self.events]}
+        self.checkpoint.write({**place, **run, "kept": self.kept, "weights": None if are_kept else weights})
+
+    def go_on(self, feed: Feed, judged: Feed | None) -> Generator[Epoch, None, None]:
+        """Take up what an earlier process left: tell its epochs again, and put its weights in place."""
+        if not self.saved:
+            return
+        self.bf16, self.best_score, self.events = self.saved["bf16"], self.saved["best_score"], events_of(self.saved)
+        for number, phase in enumerate(self.plan.phases[: self.saved["phase"]]):
+            learns = self.learns(phase)
+            boundary = learns.index(True) if any(learns) else self.backbone.depth
+            # Others who keep states with this run find what they would have found.
+            if self.states and boundary <= self.untouched and boundary < self.backbone.depth:
+                self.place(feed, boundary, self.views(boundary))
+                if judged:
+                    self.place(judged, boundary, False)
+                played = [event.epoch for event in self.events if event.phase == number]
+                self.fill(number, 1 + max(played, default=-1), feed, judged)
+            self.untouched = min(self.untouched, boundary)
+        self.kept = self.saved["kept"]
+        self.changing.load_state_dict(self.saved["weights"] or self.kept)
+        yield from list(self.events)
+
+    def fill(self, number: int, epochs: int, feed: Feed, judged: Feed | None) -> None:
+        """Keep what the frozen stages give for epochs that are not played again.
+
+        In the order and the batches of then: in others it rounds differently.
+        """
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            for epoch in range(epochs):
+                if judged and (number, epoch) == (0, 0):
+                    # The starting weights were judged before the first epoch of all.
+                    judged.fill((batch, None) for batch in judged.batches(None))
+                feed.fill(self.turns(number, epoch, feed))
+                if judged:
+                    judged.fill((batch, None) for batch in judged.batches(None))
+
+    def learns(self, phase: Phase) -> list[bool]:
+        """Whether each layer group does in this phase."""
+        return [rate > 0 and bool(group) for rate, group in zip(phase.lr, self.backbone.groups(), strict=True)]
+
+    def views(self, boundary: int) -> bool:
+        """Whether images are seen in random views in a phase with this boundary."""
+        return self.recipe.augment and self.backbone.modality == "image" and boundary < self.backbone.depth
 
     def place(self, feed: Feed, boundary: int, views: bool) -> None:
         """Move a feed to a phase's boundary."""
