@@ -27,3 +27,11 @@ def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def to_disk(folder: Path) -> None:
+    """Wait until every file in a folder has reached the disk, so that the folder may get its final name."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())

@@ -175,6 +175,7 @@ class Result:
     label_curve: dict[str, Any] = field(default_factory=dict)  # {"sentence", "curves": {name: [{"n", "score", "interval"}]}}
     weights: list[dict[str, Any]] = field(default_factory=list)  # {"backbone", "licence", "pretrained_on", "parameters", "fingerprint"}
     command: str = ""  # repeats this run
+    interrupted: str = ""  # what Ctrl-C left out, in a sentence
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -29,7 +29,7 @@ from graft.heads import LINKS, LinearHead, fit_head
 from graft.outputs import decision
 from graft.records import TASKS, Epoch, Event, Phase, Plan, Recipe, Task
 from graft.strategies import make_plan
-from graft.train import train
+from graft.train import Checkpoints, train
 
 FORMAT = 1  # of the saved folder
 EPOCHS, LR = 10, 1e-3  # what strategies are called with unless told otherwise
@@ -113,6 +113,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         metric: str | None = None,
         items_per_epoch: int | None = None,
         states: States | None = None,
+        checkpoints: Checkpoints | None = None,
         progress: Progress = None,
     ) -> "Transfer":
         """`fit` for what is already a Dataset's: items, and labels encoded as `encode` gives them.
@@ -120,9 +121,11 @@ class Transfer(ClassifierMixin, BaseEstimator):
         validation: (items, target) for early stopping; without it a fifth of the items, at most 500, is held out where the plan trains;
         of fewer than ten items, or twenty a class where the head starts solved, none is: the plan is played to its end.
         metric: name of the metric that early stopping watches. items_per_epoch: see `train`.
-        states: keeps what frozen stages gave, for other fits of the same backbone.
+        states: keeps what frozen stages gave, for other fits of the same backbone. checkpoints: lets a fit that was interrupted go on.
         """
-        begun, backbone = time.perf_counter(), self._load_backbone()
+        clock = checkpoints.clock if checkpoints else time.perf_counter
+        begun, backbone = clock(), self._load_backbone()
+        kept = {"states": states, "checkpoints": checkpoints}
         self.columns_: dict[str, str] = {}
         self.task_, self.classes_ = task, np.asarray(classes, dtype=None if len(classes) else str)
         self.history_: list[Epoch] = []
@@ -130,12 +133,12 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.climb_, strategy, epochs = None, self.strategy, self.epochs
         read: dict[str, np.ndarray] = {}
         if isinstance(strategy, str) and strategy == AUTO:
-            self.climb_, read = self._climb(backbone, items, target, task, metric, blocks, states, begun, progress)
+            self.climb_, read = self._climb(backbone, items, target, task, metric, blocks, kept, lambda: clock() - begun, progress)
             strategy, epochs = self.climb_.strategy, max(self.climb_.epochs, 1)
         self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr)
         self.strategy_ = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "plan")
         phases = self.plan_.phases
-        solved = not self.plan_.reset and (not phases or _only_head(phases[0]))
+        solved = not self.plan_.reset and (not phases or not any(phases[0].lr))
         if solved:
             phases = phases[1:]
         few = solved and len(target) < _FEW_A_CLASS * max(1, len(classes))
@@ -153,7 +156,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         if phases:
             backbone = copy.deepcopy(backbone)
             plan = Plan(phases, self.plan_.reset, self.plan_.lora_rank)
-            head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, states, progress)
+            head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, kept, progress)
         assert head is not None
         self.backbone_, self.head_, self.tuned_ = backbone, head, bool(phases)
         return self
@@ -191,8 +194,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         task: Task,
         metric: str,
         blocks: np.ndarray | None,
-        states: States | None,
-        begun: float,
+        kept: dict[str, Any],
+        spent: Callable[[], float],
         progress: Progress,
     ) -> tuple[Climb, dict[str, np.ndarray]]:
         """What "auto" comes to on these items, and strategy -> features (views, n, d) that it read on the way."""
@@ -213,7 +216,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
                 return self._solve(read[strategy][:, fitted], target[fitted], inner, kind).outputs(read[strategy][0, held])
             model = clone(self).set_params(backbone=backbone, strategy=strategy, epochs=epochs)
             some, classes = View(items, fitted), self.classes_.tolist()
-            model.fit_encoded(some, target[fitted], task, classes, blocks=inner, metric=metric, states=states, progress=progress)
+            model.fit_encoded(some, target[fitted], task, classes, blocks=inner, metric=metric, progress=progress, **kept)
             return model.predict_outputs(View(items, held))
 
         epochs_for = None
@@ -223,7 +226,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
 
             def epochs_for(strategy: str, strategies_left: int) -> int:
                 def decide() -> float:
-                    left = seconds - (time.perf_counter() - begun)
+                    left = seconds - spent()
                     plan = make_plan(strategy, backbone.depth, self.epochs, self.lr)
                     if not plan.phases:
                         # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
@@ -259,7 +262,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         validation: Any,
         metric: str,
         items_per_epoch: int | None,
-        states: States | None,
+        kept: dict[str, Any],
         progress: Progress,
     ) -> LinearHead:
         regression = self.task_ == "regression"
@@ -289,8 +292,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
             ),
             metric=better,
             seed=self.random_state,
-            states=states,
             progress=progress,
+            **kept,
         ):
             self.history_.append(event)
             if progress:
@@ -449,6 +452,9 @@ def training_speed(backbone: Backbone, items: Sequence[Any], target: np.ndarray,
         model = Transfer(backbone, Plan((Phase(2, (1e-9,) * backbone.depth, 1e-9),)))
         classes = [] if task == "regression" else list(range(target.shape[1] if target.ndim == 2 else int(target.max()) + 1))
         model.fit_encoded(View(items, index), target[index], task, classes)
+        if len(model.history_) < 2:
+            # A Ctrl-C cut it short; one that has come already does not.
+            model.fit_encoded(View(items, index), target[index], task, classes)
         return len(index) / model.history_[-1].seconds
 
     return remembered(f"training {machine(device_of(backbone))} {backbone.fingerprint()} {len(target)} {hash_of(target)}", measure)
@@ -467,10 +473,6 @@ def epoch_seconds(backbone: Backbone, strategy: str, n_items: int, training_spee
 
 def hash_of(target: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(target).tobytes(), digest_size=8).hexdigest()
-
-
-def _only_head(phase: Phase) -> bool:
-    return not any(phase.lr)
 
 
 def _torch_head(start: LinearHead | None, width: int, outputs: int, centre: float, scale: float, seed: int) -> torch.nn.Linear:

@@ -107,6 +107,22 @@ def test_epochs_that_are_told_again_are_not_played_again(checkpoints):
     assert numbers(again) == numbers(whole) and steps == []
 
 
+def test_the_clock_counts_what_another_process_trained_once(tmp_path):
+    """Truth: 10 s there put the clock forward by 10 s; what was trained here, and the same file again, by nothing."""
+    there = Checkpoints(tmp_path).open("a fit")
+    there.begun -= 10.0
+    there.write({"phase": 0})
+    here = Checkpoints(tmp_path)
+    for _ in range(2):
+        again = here.open("a fit")
+        again.read()
+        assert here.seconds == pytest.approx(10.0, abs=0.5)
+    again.begun -= 5.0
+    again.write({"phase": 1})
+    here.open("a fit").read()
+    assert here.seconds == pytest.approx(10.0, abs=0.5)
+
+
 def test_a_fit_that_another_seed_data_or_rate_would_make_otherwise_is_begun_anew(checkpoints):
     items, y = make_data("text", 27)
     base = {"data": (items, y), "seed": 0}

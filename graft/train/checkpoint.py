@@ -38,6 +38,11 @@ class Checkpoints:
     about: str = ""
     seconds: float = 0.0
     writable: bool = True
+    counted: dict[Path, float] = field(default_factory=dict)  # seconds of a file that are in `seconds`, or passed in this process
+
+    def clock(self) -> float:
+        """`time.perf_counter`, set forward by what was found: what was trained before counts as if it were trained now."""
+        return time.perf_counter() + self.seconds
 
     def open(self, *decides: Any) -> "Checkpoint":
         """The file of one fit. decides: all that its numbers hang on: records, arrays, bytes, plain values."""
@@ -64,7 +69,8 @@ class Checkpoint:
         state = processes.from_first(self._read() if processes.first() else None)
         if state is not None:
             self.seconds = state["seconds"]
-            self.owner.seconds += self.seconds
+            self.owner.seconds += self.seconds - self.owner.counted.get(self.path, 0.0)
+            self.owner.counted[self.path] = self.seconds
         return state
 
     def _read(self) -> dict[str, Any] | None:
@@ -88,7 +94,8 @@ class Checkpoint:
             return
         begun = time.perf_counter()
         tensors: dict[str, torch.Tensor] = {}
-        packed = json.dumps(_packed({**state, "seconds": self.seconds + begun - self.begun}, tensors))
+        seconds = self.owner.counted[self.path] = self.seconds + begun - self.begun
+        packed = json.dumps(_packed({**state, "seconds": seconds}, tensors))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             size, free = sum(tensor.nbytes for tensor in tensors.values()), shutil.disk_usage(self.path.parent).free
