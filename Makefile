@@ -12,6 +12,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test lint clean
 
 demo: .venv/.text-installed
+	rm -rf runs/demo  # another BUDGET is another run, which its folder would refuse
 	OMP_NUM_THREADS=2 $(BIN)/graft run demo/messages.csv --out runs/demo --budget $(BUDGET)
 
 test: .venv/.all-installed

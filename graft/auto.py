@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graft import interrupt
 from graft.data import folds, holdout
 from graft.evaluate import decide, interval_over_items, verdict_on_items
 from graft.records import Score, Task
@@ -119,6 +120,9 @@ def climb(
     epochs, start = {best: 1}, best
     tried: list[str] = []
     for place, name in enumerate(dearer):
+        if interrupt.asked():
+            why = f"{_stayed(best, late)}: it was interrupted, and did not try {', '.join(dearer[place:])}."
+            return Climb(best, epochs[best], tuple(ladder.rungs), why)
         epochs[name] = epochs_for(name, len(dearer) - place)
         if not epochs[name]:
             continue

@@ -246,6 +246,7 @@ class Result:
     plan: dict[str, Any] = field(default_factory=dict)  # of the chosen model: {"groups": names, input side first, ...fields of Plan}
     keep: dict[str, Any] = field(default_factory=dict)  # what was forgotten of the source task; see `study.keep.forgetting`
     command: str = ""  # repeats this run
+    interrupted: str = ""  # what Ctrl-C left out, in a sentence
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

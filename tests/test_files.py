@@ -1,5 +1,8 @@
 """Files are whole or not there."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from graft.files import replacing
@@ -28,3 +31,13 @@ def test_a_block_that_fails_keeps_the_old_file_and_leaves_no_half_of_the_new(tmp
         write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda number: done.append(("bytes", os.fstat(number).st_size)) or fsync(number))
+    monkeypatch.setattr(Path, "replace", lambda self, other: done.append("name") or replace(self, other))
+    with replacing(tmp_path / "a.csv") as file:
+        file.write("whole")
+    assert done == [("bytes", 5), "name"]

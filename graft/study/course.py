@@ -1,11 +1,11 @@
 """The course of a study, step by step: plan the time, rank, afford, choose, judge, control, forget. Writes no result."""
 
-import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from graft import interrupt, processes
 from graft.auto import AUTO
 from graft.data import Dataset
 from graft.recipes import settings_of
@@ -34,6 +34,8 @@ class Course:
     begun: float
     notes: list[str]
     log: Log
+    earlier: float = 0.0  # seconds that an interrupted run has spent
+    missing: list[str] = field(default_factory=list)  # what Ctrl-C left out, in words
     # Set by plan_time,
     clock: Clock = field(init=False)
     # by rank,
@@ -65,7 +67,7 @@ class Course:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the run is repeated from, and what decisions about time are remembered by; steps add to it."""
+        """What decisions about time are remembered by; steps add to it."""
         return self.clock.settings
 
     def plan_time(self) -> None:
@@ -83,13 +85,13 @@ class Course:
             "recipe": settings_of(material.recipe or Recipe()),
         }
         n_train, n_fits = round(np.mean([len(train) for train, _ in folds])), len(folds) + (not self.cut.one_test)
-        self.clock = Clock(material, self.budget, self.begun, n_train, n_fits, settings)
+        self.clock = Clock(material, self.budget, self.begun, n_train, n_fits, settings, self.earlier)
         self.clock.refuse_too_little()
         self.log.say(self.clock.words())
 
     def rank(self) -> None:
         """Backbones by their frozen features."""
-        self.ranking_begun = time.perf_counter()
+        self.ranking_begun = self.material.now()
         self.ranking = self.material.rank(self.cut.train)
         self.log.note("ranking: " + ", ".join(f"{row['backbone']} {row['score']:.3f}" for row in self.ranking))
 
@@ -102,7 +104,8 @@ class Course:
         if AUTO in self.strategies:
             shared = sum(row["seconds"] for row in self.ranking)
             material.fit_seconds = self.clock.fit_seconds(shared, self.classical.seconds * len(self.cut.folds))
-        self.strategies, dropped = affordable(self.clock, self.strategies)
+        # By a clock, so by the first process's.
+        self.strategies, dropped = processes.from_first(affordable(self.clock, self.strategies))
         if dropped:
             self.notes.append(f"left out, as the budget of {self.budget:.0f} s does not allow them: {', '.join(dropped)}")
         if not any(material.trains(Candidate(name, strategy)) for name in material.backbones for strategy in self.strategies):
@@ -114,22 +117,37 @@ class Course:
         """The best candidate by the training items, fitted on all of them: the model to ship."""
         material = self.material
         self.choice = material.choose(self.cut.train, self.strategies, self.ranking)
+        if interrupt.asked() and len(self.strategies) > 1:
+            compared = [row["strategy"] for row in self.choice.rows] or [self.choice.candidate.strategy]
+            if dropped := [name for name in self.strategies if name not in compared]:
+                self.missing.append(f"not compared: {', '.join(dropped)}")
+            self.strategies = compared
+        before = interrupt.asked()
         self.model = material.fit(self.choice.candidate, self.cut.train)
+        if interrupt.asked() and not before:
+            if self.cut.one_test:
+                self.missing.append("the model was trained for a part of its epochs, and is judged as it is")
+            else:
+                # The folds are played whole, and stand for a model that is.
+                self.model = material.fit(self.choice.candidate, self.cut.train)
         self.model.columns_ = {name: column.kind for name, column in material.dataset.columns.items()}
         self.chosen = Candidate(self.choice.candidate.backbone, self.model.strategy_)
 
     def judge(self) -> None:
         """Answers for the items that are judged: of the model on a given test part, else of what each fold chooses."""
         material = self.material
+        n_folds = len(self.cut.folds)
         if self.cut.one_test:
             self.judged.outputs[TRANSFER] = [self.model.predict_outputs(material.items(self.cut.folds[0][1]))]
             self.judged.choices = [self.choice]
         else:
             judge_transfer(self.judged, self.strategies)
+        if (n_judged := len(self.cut.folds)) < n_folds:
+            self.missing.append(f"judged on {n_judged} of {n_folds} folds")
         self.log.note(f"chosen: {self.chosen.backbone}, {self.chosen.strategy}")
         if self.model.climb_:
             self.notes.append(f"auto {self.model.climb_.why}")
-        spent = time.perf_counter() - self.ranking_begun - self.classical.seconds
+        spent = material.now() - self.ranking_begun - self.classical.seconds
         self.transfer_seconds = spent + sum(material.extraction_seconds.values()) - material.extracting
 
     def control(self) -> None:
@@ -145,7 +163,11 @@ class Course:
             self.classical.name: self._control_row(self.classical.name, self.classical.seconds, ""),
         }
         self.log.note("controls: " + ", ".join(f"{name} {row['score']:.3f}" for name, row in self.controls.items()))
-        self.curve = label_curve(self.judged, self.chosen, self.classical, self.scratch)
+        self.curve = {} if interrupt.asked() else label_curve(self.judged, self.chosen, self.classical, self.scratch)
+        if interrupt.asked():
+            self.missing.append(f"from-scratch control with {self.scratch.seconds:.0f} of the {plan.seconds * plan.folds:.0f} s it is due")
+            if not self.curve:
+                self.missing.append("no label curve")
         self.verdict = self.judged.verdict(self.judged.better_control())
         self.log.note(str(self.verdict))
 

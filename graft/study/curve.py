@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from graft import interrupt
 from graft.data import draw
 from graft.evaluate import interval_over_items, measure, signed
 from graft.study.controls import SCRATCH, Classical, Scratch
@@ -20,7 +21,8 @@ def label_curve(judged: Judged, candidate: Candidate, classical: Classical, scra
     """{"sentence", "curves": {name: [{"n", "score", "interval"}]}}, on the first fold, with nested draws of its training part and
     at most 1000 items of its test part.
 
-    Scratch trains fewer epochs' worth of items on fewer labels, in proportion, so that the curve costs less than the fold did.
+    Empty where Ctrl-C cut it short. Scratch trains fewer epochs' worth of items on fewer labels, in proportion, so that the curve costs
+    less than the fold did.
     """
     material = judged.material
     train, test = judged.parts.folds[0]
@@ -36,6 +38,8 @@ def label_curve(judged: Judged, candidate: Candidate, classical: Classical, scra
             classical.name: classical.fit_and_predict(part, test),
             SCRATCH: scratch.with_fewer(part, test, n / len(train)),
         }
+        if interrupt.asked():
+            return {}
         for name in names:
             curves[name].append(_point(material, n, test, outputs[name]))
     for name in names:

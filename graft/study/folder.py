@@ -4,13 +4,16 @@ import csv
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from graft.errors import GraftError
-from graft.files import replacing
+from graft.files import replacing, to_disk
 from graft.records import Result
 from graft.report import Mistake, model_card, write_report
 from graft.transfer import Transfer
@@ -30,6 +33,60 @@ def prepare(out: str | Path) -> Path:
     return out
 
 
+UNFINISHED = "unfinished"
+
+
+def begin(out: Path, config: dict[str, Any]) -> bool:
+    """Write config.yaml, or know it again. Returns whether this goes on with a run that was interrupted.
+
+    config: all that decides the numbers. Raises GraftError with each difference where the folder holds a run of other settings.
+    """
+    path = out / "config.yaml"
+    if path.exists():
+        try:
+            known = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            known = None
+        known = known if isinstance(known, dict) else {}
+        differences = [
+            f"\n  {name}: {known.get(name, 'not told')} there, {value} now" for name, value in config.items() if known.get(name) != value
+        ]
+        if differences:
+            raise GraftError(
+                f"{out} holds a run with other settings, expected a new folder or the same settings:{''.join(differences)}\n"
+                "Name another folder with --out, or delete this one."
+            )
+    with writing(out):
+        # What a killed run was writing.
+        for leftover in (one for name in ("*.csv", "*.yaml", "*.html", "*.json", "model") for one in out.glob(f".{name}.*")):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        goes_on = (out / UNFINISHED).is_dir()
+        (out / UNFINISHED).mkdir(exist_ok=True)
+        for leftover in (out / UNFINISHED).glob(".*"):
+            leftover.unlink()
+        if not path.exists():
+            with replacing(path) as file:
+                yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
+    return goes_on
+
+
+def finish(out: Path) -> None:
+    """Nothing is left to go on from."""
+    shutil.rmtree(out / UNFINISHED)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Within, what cannot be written is said as a GraftError that names the folder and what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise GraftError(
+            f"{out}: the results cannot be written ({error}), expected room for them. Free some space and give the same command again: "
+            f"it goes on from {out / UNFINISHED}. Nothing there is half-written."
+        ) from error
+
+
 def write(
     out: Path,
     result: Result,
@@ -41,15 +98,16 @@ def write(
     fold_scores: dict[str, list[float]],
 ) -> None:
     """Everything DESIGN promises but log.txt, which is written as the study goes."""
-    with replacing(out / "predictions.csv") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *predictions])
-    with replacing(out / "config.yaml") as file:
-        yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
-    _write_model(out / "model", model, model_card(result))
-    write_report(result, out / "report.html", mistakes=mistakes, fold_scores=fold_scores)
-    # Last: where result.json is, the rest is too.
-    with replacing(out / "result.json") as file:
-        json.dump(result.to_dict(), file, indent=1, ensure_ascii=False)
+    with writing(out):
+        with replacing(out / "predictions.csv") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *predictions])
+        with replacing(out / "config.yaml") as file:
+            yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
+        _write_model(out / "model", model, model_card(result))
+        write_report(result, out / "report.html", mistakes=mistakes, fold_scores=fold_scores)
+        # Last: where result.json is, the rest is too.
+        with replacing(out / "result.json") as file:
+            json.dump(result.to_dict(), file, indent=1, ensure_ascii=False)
 
 
 def _write_model(folder: Path, model: Transfer, card: str) -> None:
@@ -58,8 +116,12 @@ def _write_model(folder: Path, model: Transfer, card: str) -> None:
         model.save(unfinished)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
         unfinished.chmod(0o755)
+        to_disk(unfinished)
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".model."))
         if folder.exists():
-            shutil.rmtree(folder)
+            # Moved aside: deleting takes long enough to be killed in.
+            folder.replace(aside / "model")
         unfinished.replace(folder)
+        shutil.rmtree(aside)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,10 +1,12 @@
 """Judging: folds that no choice has seen, the controls on the same folds, intervals and the verdict."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
+from graft import interrupt
 from graft.data import Dataset, folds
 from graft.evaluate import (
     METRICS,
@@ -24,6 +26,7 @@ from graft.study.controls import SCRATCH, Classical, Scratch
 from graft.study.material import Choice, Material
 
 _FOLDS = 5
+_LEAST_FOLDS = 2  # that an interval over folds can be made from
 # Repeats narrow the interval where items are few; with frozen features they cost next to nothing.
 _REPEATS, _REPEAT_AT_MOST = 2, 1000
 
@@ -139,13 +142,38 @@ TRANSFER = "transfer"
 
 
 def judge_transfer(judged: Judged, strategies: Sequence[str]) -> None:
-    """Choose and fit inside each fold's training part, then answer for its test part once."""
-    material = judged.material
+    """Choose and fit inside each fold's training part, then answer for its test part once.
+
+    Ctrl-C drops the remaining folds but for the two that an interval is made from; what is judged is whole.
+    """
+    material, folds = judged.material, judged.parts.folds
     judged.outputs[TRANSFER] = []
-    for train, test in judged.parts.folds:
+
+    def answer(train: np.ndarray, test: np.ndarray) -> tuple[Choice, np.ndarray]:
         choice = material.choose(train, strategies)
+        return choice, material.fit_and_predict(choice.candidate, train, test)
+
+    for choice, outputs in whole(answer, folds):
         judged.choices.append(choice)
-        judged.outputs[TRANSFER].append(material.fit_and_predict(choice.candidate, train, test))
+        judged.outputs[TRANSFER].append(outputs)
+    if (n := len(judged.choices)) < len(folds):
+        words = f"{judged.parts.words}, of which an interrupted run reached {n} of {len(folds)} folds"
+        judged.parts = replace(judged.parts, folds=folds[:n], words=words)
+
+
+def whole(answer: Callable[[np.ndarray, np.ndarray], Any], folds: Sequence[Fold]) -> Iterator[Any]:
+    """The answer of each fold; after Ctrl-C only those of the first two, and none that it cut short."""
+    for place, fold in enumerate(folds):
+        before = interrupt.asked()
+        if before and place >= _LEAST_FOLDS:
+            return
+        found = answer(*fold)
+        if interrupt.asked() and not before:
+            if place >= _LEAST_FOLDS:
+                return
+            # A second time nothing is cut, and what was trained is gone on with.
+            found = answer(*fold)
+        yield found
 
 
 def judge_classical(judged: Judged, classical: Classical) -> None:
@@ -156,7 +184,11 @@ def judge_classical(judged: Judged, classical: Classical) -> None:
 
 def judge_scratch(judged: Judged, scratch: Scratch) -> None:
     """The from-scratch control on the first of the folds, as many as its plan has time for."""
-    judged.outputs[SCRATCH] = [scratch.fit_and_predict(train, test) for train, test in judged.parts.folds[: scratch.plan.folds]]
+    judged.outputs[SCRATCH] = []
+    for place, fold in enumerate(judged.parts.folds[: scratch.plan.folds]):
+        if interrupt.asked() and place >= _LEAST_FOLDS:
+            return
+        judged.outputs[SCRATCH].append(scratch.fit_and_predict(*fold))
 
 
 def most_wrong(material: Material, index: np.ndarray, outputs: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """log.txt of a study: written as it goes, while events are passed on."""
 
+import re
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,12 +10,23 @@ from graft.records import Epoch, Event, Note
 
 
 class Log:
-    """Passes events on, and writes what is worth keeping to log.txt."""
+    """Passes events on, and writes what is worth keeping to log.txt, once it is known where that is."""
 
-    def __init__(self, path: Path | None, progress: Callable[[Event], None] | None) -> None:
-        self.path, self.progress, self.begun = path, progress, time.perf_counter()
-        if path:
-            path.write_text("", encoding="utf-8")
+    def __init__(self, progress: Callable[[Event], None] | None) -> None:
+        self.path: Path | None = None
+        self.progress, self.begun = progress, time.perf_counter()
+        self.waiting: list[str] = []
+
+    def open(self, path: Path, goes_on: bool) -> float:
+        """Write to this file from here on. goes_on: behind what an interrupted run wrote. Returns the seconds which that one spent."""
+        stamps = re.findall(r"^ *(\d+\.\d) s  ", path.read_text("utf-8", "replace"), re.MULTILINE) if goes_on and path.exists() else []
+        earlier = float(stamps[-1]) if stamps else 0.0
+        self.begun -= earlier
+        self.path = path
+        self._write("\n" if goes_on else "", "a" if goes_on else "w")
+        for text in self.waiting:
+            self.note(text)
+        return earlier
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Epoch):
@@ -30,5 +43,14 @@ class Log:
 
     def note(self, text: str) -> None:
         if self.path:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(f"{time.perf_counter() - self.begun:8.1f} s  {text}\n")
+            self._write(f"{time.perf_counter() - self.begun:8.1f} s  {text}\n", "a")
+        else:
+            self.waiting.append(text)
+
+    def _write(self, text: str, mode: str) -> None:
+        assert self.path is not None
+        try:
+            with open(self.path, mode, encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            warnings.warn(f"{self.path}: cannot be written ({error.strerror}); the run goes on. Free some space there.", stacklevel=3)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from graft import interrupt
 from graft.auto import AUTO, DEARER
 from graft.backbones.base import Backbone
 from graft.data import Dataset, View, folds, holdout
@@ -17,6 +18,7 @@ from graft.features import States, extract, throughput
 from graft.heads import cross_validate, fit_head
 from graft.records import Event, Plan, Recipe, Score, Task
 from graft.strategies import STRATEGIES, make_plan
+from graft.train import Checkpoints
 from graft.train.check import recipe_problems
 from graft.transfer import EPOCHS, LR, Transfer
 from graft.transfer.inputs import can_hold_out
@@ -57,6 +59,7 @@ class Material:
     extracting: float = 0.0
     # Folds share items, and every candidate the pretrained stages: what they gave is kept for all fits of the study.
     states: States = field(default_factory=States)
+    checkpoints: Checkpoints | None = None
     _features: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,6 +72,10 @@ class Material:
         assert self.dataset.task is not None and self.dataset.target is not None  # what `load` gives is labelled
         self.task, self.target = self.dataset.task, self.dataset.target
         self.blocks = self.dataset.blocks()
+
+    def now(self) -> float:
+        """Seconds, from any start; those that an interrupted run trained before count too, once what they gave was found."""
+        return self.checkpoints.clock() if self.checkpoints else time.perf_counter()
 
     def features(self, name: str, tap: str = "pooled") -> np.ndarray:
         """(n, d) of every item, extracted once."""
@@ -120,6 +127,7 @@ class Material:
             metric=self.metric,
             items_per_epoch=items_per_epoch,
             states=states,
+            checkpoints=self.checkpoints,
             progress=self.progress,
         )
 
@@ -175,7 +183,7 @@ class Material:
         """The best candidate, by what these items alone say.
 
         The backbone is the first of the ranking. Strategies compete on the same held-out items; the cheaper wins a tie, and
-        where there are too few items to hold some out.
+        where there are too few items to hold some out. Who had no turn when the user asked for an end is dropped.
         """
         if ranking is None and len(self.backbones) > 1:
             ranking = self.rank(index)
@@ -187,12 +195,16 @@ class Material:
         parts = self._compared_on(index, any(self.trains(rival) for rival in rivals))
         judged = np.concatenate([held for _, held in parts])
         for rival in rivals:
-            begun = time.perf_counter()
+            begun, before = self.now(), interrupt.asked()
             outputs = np.concatenate([self.fit_and_predict(rival, fitted, held) for fitted, held in parts])
+            if interrupt.asked() and not before:
+                # This one was cut short: it cannot be compared.
+                break
             scores[rival] = self.better(outputs, judged)
             score = interval_over_items(self.metric, self.target[judged], outputs, self.seed)
-            rows.append(_row(rival, score, time.perf_counter() - begun))
-        return Choice(max(rivals, key=lambda rival: scores[rival]), rows)
+            rows.append(_row(rival, score, self.now() - begun))
+        # Cut short before any was compared, the cheapest is left.
+        return Choice(max(scores, key=lambda rival: scores[rival], default=rivals[0]), rows)
 
     def _compared_on(self, index: np.ndarray, training: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         """(fitted on, compared on) parts of these items: the given validation part where there is one, each item once where

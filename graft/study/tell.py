@@ -24,6 +24,7 @@ def result(course: Course, command: str) -> Result:
     judged, material, dataset = course.judged, course.material, course.material.dataset
     score, (index, outputs) = judged.score(TRANSFER), judged.first_pass()
     target, names, task = material.target[index], list(material.backbones), material.task
+    interrupted = f"interrupted by Ctrl-C: {'; '.join(course.missing)}; the same command goes on from here" if course.missing else ""
     call = f"graft.run({dataset.name!r}, backbone={names!r}, strategy={course.strategies!r}, seed={material.seed})"
     return Result(
         task=task,
@@ -35,17 +36,17 @@ def result(course: Course, command: str) -> Result:
         backbone=course.chosen.backbone,
         strategy=course.chosen.strategy,
         seeds=[material.seed],
-        seconds=time.perf_counter() - course.begun,
+        seconds=course.earlier + time.perf_counter() - course.begun,
         controls=course.controls,
         verdict=asdict(course.verdict),
         candidates=course.choice.rows or _tried(course) or [_row(course.chosen, score, course.transfer_seconds)],
         ranking=course.ranking,
         findings=[asdict(finding) for finding in dataset.findings],
-        versions=_versions(),
+        versions=versions(),
         data=dataset.name,
         modality=dataset.modality,
         classes=list(dataset.classes),
-        notes=course.notes,
+        notes=[*([interrupted] if interrupted else []), *course.notes],
         judged_on=course.cut.words,
         metrics={name: {"score": each.value, "interval": each.interval} for name, each in judged.metrics().items()},
         per_class=per_class(target, outputs, dataset.classes) if task != "regression" else [],
@@ -55,6 +56,7 @@ def result(course: Course, command: str) -> Result:
         plan={"groups": list(material.backbones[course.chosen.backbone].stage_names), **asdict(course.model.plan_)},
         keep=course.kept,
         command=command or call,
+        interrupted=interrupted,
     )
 
 
@@ -113,7 +115,7 @@ def _weights(material: Material, name: str) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     found = {"graft": __version__, "python": platform.python_version()}
     for library in _LIBRARIES:
         try:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from graft import interrupt
 from graft.auto import AUTO, n_parts
 from graft.budget import budget_seconds
 from graft.errors import GraftError
@@ -44,7 +45,7 @@ class Clock:
     """The time of one study.
 
     budget: seconds, None without a limit. n_train: items of a fold's training part. n_fits: fits of each candidate, one a fold and
-    the last. settings: all that decisions depend on besides the data.
+    the last. settings: all that decisions depend on besides the data. earlier: seconds that an interrupted run has spent already.
     """
 
     material: Material
@@ -53,10 +54,11 @@ class Clock:
     n_train: int
     n_fits: int
     settings: dict[str, Any]
+    earlier: float = 0.0
 
     def left(self) -> float:
         """Seconds until the budget is spent."""
-        return math.inf if self.budget is None else self.budget - (time.perf_counter() - self.begun)
+        return math.inf if self.budget is None else self.budget - self.earlier - (time.perf_counter() - self.begun)
 
     def estimate(self) -> float:
         """Seconds that a study takes from here in which nothing is retrained, about: what is printed before they are spent."""
@@ -82,7 +84,8 @@ class Clock:
 
     def refuse_too_little(self) -> None:
         """Raise GraftError where the budget does not allow even a study in which nothing is retrained."""
-        if self.budget is not None and self.estimate() > self.left():
+        # What an interrupted run has spent bought what this one goes on from: the budget was enough then.
+        if self.budget is not None and not self.earlier and self.estimate() > self.left():
             least = math.ceil(1.1 * (self.estimate() + self.budget - self.left()))
             speeds = ", ".join(f"{name} {speed:.0f} items/s" for name, speed in self.material.speeds.items())
             raise GraftError(
@@ -154,10 +157,24 @@ class Clock:
         return training_speed(material.backbones[backbone], everything, material.target, material.task)
 
     def decided(self, what: str, decide: Any) -> float:
-        """A number that hangs on the clock, decided once for these settings and data."""
+        """A number that hangs on the clock, decided once for these settings and data. What Ctrl-C cut short is not remembered."""
         digest = hashlib.blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=16)
         digest.update(self.material.target.tobytes())
-        return remembered(f"{what} {digest.hexdigest()}", decide)
+
+        def whole() -> float:
+            value = decide()
+            if interrupt.asked():
+                raise _CutShort(value)
+            return float(value)
+
+        try:
+            return remembered(f"{what} {digest.hexdigest()}", whole)
+        except _CutShort as cut:
+            return float(cut.args[0])
+
+
+class _CutShort(Exception):
+    """A decision that an interrupted run made for itself alone. Holds the number."""
 
 
 @dataclass(frozen=True)

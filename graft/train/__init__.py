@@ -15,12 +15,13 @@ from graft.features import Progress, States, device_of, extract
 from graft.optional import require
 from graft.records import Epoch, Note, Plan, Recipe, Task
 from graft.train.check import checked_loss
+from graft.train.checkpoint import Checkpoints
 from graft.train.finder import find_rate, highest, scaled
 from graft.train.loop import Labelled, Metric, Run
 from graft.train.tasks import decode
 from graft.train.trial import measured
 
-__all__ = ["decode", "find_rate", "highest", "predict_outputs", "scaled", "tensorboard_writer", "train"]
+__all__ = ["Checkpoints", "decode", "find_rate", "highest", "predict_outputs", "scaled", "tensorboard_writer", "train"]
 
 
 def train(
@@ -36,6 +37,7 @@ def train(
     recipe: Recipe = Recipe(),
     seed: int = 0,
     states: States | None = None,
+    checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
 ) -> Generator[Epoch | Note, None, None]:
     """Train backbone and head in place as the plan says; yields an Epoch after each, and a Note on what was decided meanwhile.
@@ -46,10 +48,13 @@ def train(
     better; the negative loss unless given.
     recipe: batch size, early stopping, precision and the like. states: keeps what frozen stages gave beyond this call, for others that
     start from the same weights. progress: is told a Step after each batch.
+    checkpoints: keeps after each epoch what the next one needs: the same call in another process tells the same epochs again, goes on
+    from there and ends with the same numbers, in fp32 to the bit.
 
     With a validation part the best weights so far start each phase and are what is left at the end, the starting weights
-    among them; without one the last finished epoch is. This holds however it ends: finished, closed early, or on an error. A plan
-    that ends with an average is left with that when it is finished, which scores no worse; see `ends`.
+    among them; without one the last finished epoch is. This holds however it ends: finished, closed early, on an error, or by a first
+    Ctrl-C within `interrupt.listening`. A plan that ends with an average is left with that when it is finished, which scores no worse;
+    see `ends`.
     Rates rise over the first tenth of a phase and fall to zero along a cosine, unless the recipe says otherwise.
     A plan without phases trains nothing.
     Stages below the first that learns are run once and their output is kept on disk, in the precision that training computes
@@ -71,7 +76,7 @@ def train(
                 return Run(one, other, plan, recipe, task, loss, metric, seed, states, progress, weight=weight)
 
             chosen = yield from measured(make, plan, recipe, backbone.modality, items, y, validation)
-        run = Run(backbone, head, plan, chosen, task, loss, metric, seed, states, progress, weight=weight)
+        run = Run(backbone, head, plan, chosen, task, loss, metric, seed, states, progress, checkpoints, weight=weight)
         yield from run.play(items, y, validation)
 
     return play()

@@ -4,7 +4,7 @@ Running averages of batch normalisation are averaged as weights are, as in the c
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -49,6 +49,17 @@ class Ending:
         left = interpolated(self.start, last.weights, score) if self.end == "interpolate" else souped([*self.tunings, last], score)
         self.tunings = []
         return left
+
+    def state(self, kept: Weights) -> dict[str, Any]:
+        """What `take_up` needs, as plain values and tensors. kept: the best weights so far."""
+        at_start = kept is self.start
+        return {"start": None if at_start else self.start, "at_start": at_start, "tunings": [list(best) for best in self.tunings]}
+
+    def take_up(self, state: dict[str, Any], kept: Weights) -> Weights:
+        """Go on from a `state`; returns the weights that were kept, which are the start itself where they were."""
+        self.start = kept if state["at_start"] else state["start"]
+        self.tunings = [Best(score, weights) for score, weights in state["tunings"]]
+        return kept
 
     def interrupted(self, last: Best) -> Weights:
         """What is left of a run that did not get to its end: the best fine-tuning, or the latest where there are no scores."""

@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from graft.backbones.base import Backbone, State
-from graft.features import Shelf, by_length, content_keys, device_of, to_device
+from graft.features import Shelf, by_length, content_keys, device_of, one_ahead, to_device
 from graft.records import Recipe
 from graft.train import augment
 
@@ -120,8 +120,18 @@ class Feed:
         # Where the shelf has become full meanwhile, this prepares the whole batch.
         return self.state(batch, turn, self.prepare(batch, turn))
 
+    def fill(self, pairs: Iterable[tuple[np.ndarray, Turn | None]]) -> None:
+        """Keep the states of these batches where there is a shelf and they are not on it yet."""
+        shelf = self.shelf
+        if shelf is None:
+            return
+        wanted = (pair for pair in pairs if not shelf.full and any(key not in shelf for key in self._keys(*pair)))
+        for pair, ready in one_ahead(lambda pair: (pair, self.prepare(*pair)), wanted):
+            self.state(*pair, ready)
+
     @cached_property
-    def _contents(self) -> list[bytes]:
+    def contents(self) -> list[bytes]:
+        """(n,) the `content_key` of each item."""
         return [bytes(key) for key in content_keys(self.items, self.backbone.modality)]
 
     def keys(self, batch: np.ndarray, turn: Turn | None) -> list[Hashable] | None:
@@ -131,7 +141,7 @@ class Feed:
     def _keys(self, batch: np.ndarray, turn: Turn | None) -> list[Hashable]:
         view = self._view(turn)
         named = view and (*view, *augment.strengths(self.recipe))
-        return [(self._contents[place], named) for place in batch]
+        return [(self.contents[place], named) for place in batch]
 
     def _view(self, turn: Turn | None) -> tuple[int, int] | None:
         """The seed and number of the kept view whose turn it is; None: the judged view."""
@@ -145,7 +155,7 @@ class Feed:
             return self.backbone.prepare(items)
         view = self._view(turn) if self.n_views else None
         # Kept ones by content, so that an item has the same views in every batch, fold and study.
-        keys = [[*view, int.from_bytes(self._contents[place])] if view else [*turn, row] for row, place in enumerate(batch)]
+        keys = [[*view, int.from_bytes(self.contents[place])] if view else [*turn, row] for row, place in enumerate(batch)]
         items = augment.changed(items, self.recipe, self.backbone.modality, keys, self._side_px)
         if self.text:
             return augment.hide_tokens(self.backbone.prepare(items), self.recipe.token_dropout, keys)

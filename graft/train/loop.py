@@ -6,14 +6,14 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from graft import inlays, processes
+from graft import inlays, interrupt, processes
 from graft.backbones.base import Backbone, State
 from graft.errors import Diverged
 from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
@@ -22,6 +22,7 @@ from graft.memory import keep_freed
 from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
 from graft.train import augment, mixing, shared
 from graft.train.added import made
+from graft.train.checkpoint import Checkpoint, Checkpoints, digest_of, events_of, load_optimiser
 from graft.train.ends import Best, Ending, Weights
 from graft.train.feed import Feed, Ready, Turn
 from graft.train.pace import Average, scheduler
@@ -48,6 +49,10 @@ class Run:
     seed: int
     states: States | None
     progress: Progress | None
+    checkpoints: Checkpoints | None = None
+    checkpoint: Checkpoint | None = None
+    saved: dict[str, Any] | None = None  # what an earlier process left to go on from
+    events: list[Epoch] = field(default_factory=list)
     best_score: float | None = None
     bf16: bool = False
     weight: torch.Tensor | None = None  # of each class, as in the loss
@@ -57,6 +62,9 @@ class Run:
         self.keeper = self.states or States()
         self.private: list[Shelf] = []
         self.kept: Weights = {}
+        self.ending = Ending(self.plan.end)
+        # A request from before is none to this run: who made it already decided that it is needed.
+        self.asked_before = self.asked()
         # From this stage on weights are no longer those that the run came with.
         self.untouched = 0 if self.plan.reset else self.backbone.depth
 
@@ -73,10 +81,10 @@ class Run:
         take_out = inlays.set_in(stages, self.plan, self.seed)
         # They stay with the keeper where it serves others that start from the same weights.
         opened = self.private if self.states is None else []
-        target = encoded(y, self.task)
+        self.target = encoded(y, self.task)
         try:
             self.added = made(
-                self.plan, self.backbone, self.head, items, target, self.task, self.loss, self.seed, self.keeper, opened, self.progress
+                self.plan, self.backbone, self.head, items, self.target, self.task, self.loss, self.seed, self.keeper, opened, self.progress
             )
         except BaseException:
             take_out()
@@ -85,21 +93,29 @@ class Run:
         anchored = any(phase.anchor for phase in self.plan.phases)
         self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if anchored else {}
         self.keep()
-        ending = Ending(self.plan.end)
         feed = Feed(self.backbone, items, self.recipe.batch_size, self.recipe)
         judged = Feed(self.backbone, validation[0], self.recipe.batch_size) if validation else None
+        if self.checkpoints:
+            self.open_checkpoint(self.checkpoints, feed, y, judged, validation[1] if validation else None)
         try:
+            yield from self.go_on(feed, judged)
             for number, phase in enumerate(self.plan.phases):
-                if any(phase.lr):
-                    self.best_score, self.kept = ending.begin(Best(self.best_score, self.kept))
+                if self.cut():
+                    return
+                if self.saved and number < self.saved["phase"]:
+                    continue
+                if any(phase.lr) and not (self.saved and number == self.saved["phase"]):
+                    self.best_score, self.kept = self.ending.begin(Best(self.best_score, self.kept))
                     self.restore()
-                yield from self.phase(number, phase, feed, target, judged, validation[1] if validation else None)
+                yield from self.phase(number, phase, feed, judged, validation[1] if validation else None)
                 self.restore()
-            if self.plan.end != "keep":
-                score = self.judge(judged, validation[1]) if judged and validation else None
-                self.kept = ending.finish(Best(self.best_score, self.kept), score)
+            if not self.cut() and not self.saved:
+                if self.plan.end != "keep":
+                    score = self.judge(judged, validation[1]) if judged and validation else None
+                    self.kept = self.ending.finish(Best(self.best_score, self.kept), score)
+                self.save({"phase": len(self.plan.phases)})
         finally:
-            self.kept = ending.interrupted(Best(self.best_score, self.kept))
+            self.kept = self.ending.interrupted(Best(self.best_score, self.kept))
             for shelf in self.private:
                 self.keeper.drop(shelf)
             self.restore()
@@ -115,14 +131,11 @@ class Run:
         """Put the best weights so far back in place."""
         self.changing.load_state_dict(self.kept)
 
-    def phase(
-        self, number: int, phase: Phase, feed: Feed, target: torch.Tensor, judged: Feed | None, truth: np.ndarray | None
-    ) -> Generator[Epoch, None, None]:
-        learns = [rate > 0 and bool(inlays.learners(stage, self.plan)) for rate, stage in zip(phase.lr, self.backbone.stages, strict=True)]
+    def phase(self, number: int, phase: Phase, feed: Feed, judged: Feed | None, truth: np.ndarray | None) -> Generator[Epoch, None, None]:
+        learns = self.learns(phase)
         boundary = learns.index(True) if any(learns) else self.backbone.depth
-        views = augment.draws(self.recipe, self.backbone.modality) and boundary < self.backbone.depth
         self.backbone.eval()
-        self.place(feed, boundary, views)
+        self.place(feed, boundary, self.views(boundary))
         if judged:
             self.place(judged, boundary, False)
         self.untouched = min(self.untouched, boundary)
@@ -130,13 +143,25 @@ class Run:
         if judged and self.best_score is None:
             self.best_score = self.score(judged, truth)
         optimiser = self.optimiser(phase, learns)
-        batches = len(self.batches(feed, target, number))
+        batches = len(self.batches(feed, number))
         schedule = self.scheduler(optimiser, phase.epochs * math.ceil(batches / self.recipe.accumulate))
         self.average = Average(self.changing, self.recipe.averaging) if self.recipe.averaging else None
-        waited = 0
-        for epoch in range(phase.epochs):
+        first = waited = 0
+        if self.saved and self.saved["phase"] == number:
+            first, waited, begun_from = self.saved["epoch"] + 1, self.saved["waited"], self.saved["begun_from"]
+            self.fill(number, first, feed, judged)
+            load_optimiser(optimiser, self.saved["optimiser"])
+            schedule.load_state_dict(self.saved["schedule"])
+            if self.average:
+                self.average.steps, self.average.values = self.saved["average"]
+            self.saved = None
+        for epoch in range(first, phase.epochs):
+            if self.recipe.patience is not None and waited >= self.recipe.patience:
+                return
             begun = time.perf_counter()
-            loss = self.epoch(number, epoch, phase, feed, target, learns, optimiser, schedule)
+            loss = self.epoch(number, epoch, phase, feed, learns, optimiser, schedule)
+            if self.cut():
+                return
             if not math.isfinite(loss) and self.bf16:
                 warnings.warn(
                     f"training {self.backbone.name}: the loss became {loss} in bf16 in phase {number + 1}, epoch {epoch + 1}. "
@@ -145,7 +170,7 @@ class Run:
                 )
                 self.bf16 = False
                 self.changing.load_state_dict(begun_from)
-                yield from self.phase(number, phase, feed, target, judged, truth)
+                yield from self.phase(number, phase, feed, judged, truth)
                 return
             if not math.isfinite(loss):
                 yield Epoch(number, epoch, loss, None, time.perf_counter() - begun)
@@ -161,9 +186,12 @@ class Run:
                     self.keep()
                 else:
                     waited += 1
-            yield Epoch(number, epoch, loss, score, time.perf_counter() - begun)
-            if self.recipe.patience is not None and waited >= self.recipe.patience:
-                return
+            self.events.append(Epoch(number, epoch, loss, score, time.perf_counter() - begun))
+            if self.checkpoint and self.checkpoint.due():
+                place = {"phase": number, "epoch": epoch, "waited": waited, "begun_from": begun_from if self.bf16 else None}
+                average = [self.average.steps, self.average.values] if self.average else None
+                self.save({**place, "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(), "average": average})
+            yield self.events[-1]
 
     def epoch(
         self,
@@ -171,24 +199,22 @@ class Run:
         epoch: int,
         phase: Phase,
         feed: Feed,
-        target: torch.Tensor,
         learns: list[bool],
         optimiser: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
     ) -> float:
         """Mean loss over the items, or the first that is not finite."""
         self.training_mode(phase, learns)
-        # Every draw of an epoch hangs on (seed, phase, epoch) alone, so that an epoch can be repeated by itself.
-        batches = self.batches(feed, target, number, epoch)
-        k = self.recipe.accumulate
-        masses = [mass(self.task, target[batch], self.weight) for batch in batches]
-        parts = [shared.part(batch) for batch in batches]
-        turns = [Turn(self.seed, number, epoch, shared.apart(place)) for place in range(len(batches))]
-        total, done, due = 0.0, 0, sum(map(len, batches))
+        turns = self.turns(number, epoch, feed)
+        k, target = self.recipe.accumulate, self.target
+        masses = [mass(self.task, target[batch], self.weight) for batch, _, _ in turns]
+        total, done, due = 0.0, 0, sum(len(batch) for batch, _, _ in turns)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence([self.seed, number, shared.apart(epoch)]).generate_state(1)[0]))
-            prepared = one_ahead(lambda pair: feed.prepare(*pair), zip(parts, turns, strict=True))
-            for place, (batch, part, turn, ready) in enumerate(zip(batches, parts, turns, prepared, strict=True)):
+            prepared = one_ahead(lambda turn: feed.prepare(*turn[1:]), turns)
+            for place, ((batch, part, turn), ready) in enumerate(zip(turns, prepared, strict=True)):
+                if self.cut():
+                    break
                 weight = shared.weight(batch, part, lambda some: mass(self.task, target[some], self.weight))
                 loss = self.fit(feed, part, turn, ready, target[part].to(self.device)) * weight
                 value = shared.total(loss.item())
@@ -200,7 +226,7 @@ class Run:
                     optimiser.zero_grad()
                 # Batches of one step weigh as they would in one large batch.
                 (loss * (masses[place] / sum(masses[first : first + k]))).backward()
-                if place + 1 == min(first + k, len(batches)):
+                if place + 1 == min(first + k, len(turns)):
                     # Not all that ever changes: what earlier phases trained still has its last gradient.
                     learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
                     shared.add_gradients(learning)
@@ -215,7 +241,86 @@ class Run:
                 if self.progress:
                     self.progress(Step(f"training {self.backbone.name}", done, due))
         shared.level(self.changing)
-        return total / done
+        return total / max(1, done)
+
+    def turns(self, number: int, epoch: int, feed: Feed) -> list[tuple[np.ndarray, np.ndarray, Turn]]:
+        """The batches of an epoch: the items of all processes, those of this one, and its turn."""
+        # Every draw of an epoch hangs on (seed, phase, epoch) alone, so that an epoch can be repeated by itself.
+        return [
+            (batch, shared.part(batch), Turn(self.seed, number, epoch, shared.apart(place)))
+            for place, batch in enumerate(self.batches(feed, number, epoch))
+        ]
+
+    def asked(self) -> bool:
+        """Whether the user asked for an end: the first process's word, so that all end at the same batch."""
+        return processes.from_first(interrupt.asked())
+
+    def cut(self) -> bool:
+        """Whether the user asked for an end since this run began: what is under way is dropped, the best weights so far are left."""
+        return self.asked() and not self.asked_before
+
+    def open_checkpoint(self, checkpoints: Checkpoints, feed: Feed, y: np.ndarray, judged: Feed | None, truth: np.ndarray | None) -> None:
+        """Find what an earlier process left of this run."""
+        about = [self.backbone.fingerprint(), self.device.type, self.task, self.seed, processes.count()]
+        labelled = [b"".join(feed.contents), y] + ([b"".join(judged.contents), truth] if judged else [])
+        self.checkpoint = checkpoints.open(about, digest_of(self.head), self.plan, self.recipe, *labelled)
+        self.saved = self.checkpoint.read()
+
+    def save(self, place: dict[str, Any]) -> None:
+        """Write all that the rest of the run needs. place: how far it is, and what only this phase needs."""
+        if not self.checkpoint:
+            return
+        weights = self.changing.state_dict()
+        are_kept = all(torch.equal(tensor, self.kept[name]) for name, tensor in weights.items())
+        run = {"bf16": self.bf16, "best_score": self.best_score, "events": [asdict(event) for event in self.events]}
+        ending = self.ending.state(self.kept)
+        self.checkpoint.write({**place, **run, "kept": self.kept, "weights": None if are_kept else weights, "ending": ending})
+
+    def go_on(self, feed: Feed, judged: Feed | None) -> Generator[Epoch, None, None]:
+        """Take up what an earlier process left: tell its epochs again, and put its weights in place."""
+        if not self.saved:
+            return
+        self.bf16, self.best_score, self.events = self.saved["bf16"], self.saved["best_score"], events_of(self.saved)
+        for number, phase in enumerate(self.plan.phases[: self.saved["phase"]]):
+            learns = self.learns(phase)
+            boundary = learns.index(True) if any(learns) else self.backbone.depth
+            # Others who keep states with this run find what they would have found.
+            if self.states and boundary <= self.untouched and boundary < self.backbone.depth:
+                self.place(feed, boundary, self.views(boundary))
+                if judged:
+                    self.place(judged, boundary, False)
+                played = [event.epoch for event in self.events if event.phase == number]
+                self.fill(number, 1 + max(played, default=-1), feed, judged)
+            self.untouched = min(self.untouched, boundary)
+        self.kept = self.ending.take_up(self.saved["ending"], self.saved["kept"])
+        self.changing.load_state_dict(self.saved["weights"] or self.kept)
+        yield from list(self.events)
+
+    def fill(self, number: int, epochs: int, feed: Feed, judged: Feed | None) -> None:
+        """Keep what the frozen stages give for epochs that are not played again.
+
+        In the order and the batches of then: in others it rounds differently.
+        """
+
+        def fill_judged() -> None:
+            if judged:
+                judged.fill((batch, None) for batch in processes.share(judged.batches(None)))
+
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            for epoch in range(epochs):
+                if (number, epoch) == (0, 0):
+                    # The starting weights were judged before the first epoch of all.
+                    fill_judged()
+                feed.fill(turn[1:] for turn in self.turns(number, epoch, feed))
+                fill_judged()
+
+    def learns(self, phase: Phase) -> list[bool]:
+        """Whether each layer group does in this phase."""
+        return [rate > 0 and bool(inlays.learners(stage, self.plan)) for rate, stage in zip(phase.lr, self.backbone.stages, strict=True)]
+
+    def views(self, boundary: int) -> bool:
+        """Whether items are seen in random views in a phase with this boundary."""
+        return augment.draws(self.recipe, self.backbone.modality) and boundary < self.backbone.depth
 
     def place(self, feed: Feed, boundary: int, views: bool) -> None:
         """Move a feed to a phase's boundary."""
@@ -268,10 +373,10 @@ class Run:
     def heard(self, loss: float) -> None:
         """Is told the loss of each batch."""
 
-    def batches(self, feed: Feed, target: torch.Tensor, *place: int) -> list[np.ndarray]:
+    def batches(self, feed: Feed, *place: int) -> list[np.ndarray]:
         """The batches of one epoch. place: phase and epoch, on which they hang."""
         rng = np.random.default_rng([self.seed, *place])
-        return self.share(feed.batches(rng, balanced(target, rng) if self.recipe.sampler == "balanced" else None))
+        return self.share(feed.batches(rng, balanced(self.target, rng) if self.recipe.sampler == "balanced" else None))
 
     def share(self, batches: list[np.ndarray]) -> list[np.ndarray]:
         """The batches of one epoch: all of a shuffled pass, or its first ones."""

@@ -27,7 +27,7 @@ from graft.heads import LinearHead, fit_head
 from graft.outputs import decision
 from graft.records import Epoch, Event, Note, Phase, Plan, Recipe, Task
 from graft.strategies import make_plan
-from graft.train import find_rate, highest, scaled, train
+from graft.train import Checkpoints, find_rate, highest, scaled, train
 from graft.train.layer import linear_head, torch_head
 from graft.transfer.inputs import VALIDATION_SHARE, as_items, can_hold_out, encode
 from graft.transfer.speed import LEAST_EPOCHS, epoch_seconds, hash_of, training_speed
@@ -120,6 +120,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         metric: str | None = None,
         items_per_epoch: int | None = None,
         states: States | None = None,
+        checkpoints: Checkpoints | None = None,
         progress: Progress = None,
     ) -> "Transfer":
         """`fit` for what is already a Dataset's: items, and labels encoded as `encode` gives them.
@@ -127,9 +128,11 @@ class Transfer(ClassifierMixin, BaseEstimator):
         validation: (items, target) for early stopping; without it a fifth of the items, at most 500, is held out where the plan trains;
         of fewer than ten items, or twenty a class where the head starts solved, none is: the plan is played to its end.
         metric: name of the metric that early stopping watches. items_per_epoch: see `train`.
-        states: keeps what frozen stages gave, for other fits of the same backbone.
+        states: keeps what frozen stages gave, for other fits of the same backbone. checkpoints: lets a fit that was interrupted go on.
         """
-        begun, backbone = time.perf_counter(), self._load_backbone()
+        clock = checkpoints.clock if checkpoints else time.perf_counter
+        begun, backbone = clock(), self._load_backbone()
+        kept = {"states": states, "checkpoints": checkpoints}
         if isinstance(self.lr, str) and self.lr != AUTO:
             raise GraftError(f"lr is {self.lr!r}, expected a rate above 0, e.g. 1e-3, or 'auto'.{near_miss(self.lr, [AUTO])}")
         self.lr_ = LR if isinstance(self.lr, str) else self.lr
@@ -140,13 +143,13 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.climb_, strategy, epochs = None, self.strategy, self.epochs
         read: dict[str, np.ndarray] = {}
         if isinstance(strategy, str) and strategy == AUTO:
-            self.climb_, read = self._climb(backbone, items, target, task, metric, blocks, states, begun, progress)
+            self.climb_, read = self._climb(backbone, items, target, task, metric, blocks, kept, lambda: clock() - begun, progress)
             strategy, epochs = self.climb_.strategy, max(self.climb_.epochs, 1)
         self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr_)
         self.strategy_ = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "plan")
         phases = self.plan_.phases
         # With losses of the plan's own the optimum of a head is another one, which only descent finds.
-        solved = not self.plan_.reset and (not phases or (_only_head(phases[0]) and not self.plan_.losses))
+        solved = not self.plan_.reset and (not phases or (not any(phases[0].lr) and not self.plan_.losses))
         if solved:
             phases = phases[1:]
         few = solved and len(target) < _FEW_A_CLASS * max(1, len(classes))
@@ -164,7 +167,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         if phases:
             backbone = copy.deepcopy(backbone)
             plan = replace(self.plan_, phases=phases)
-            head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, states, progress)
+            head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, kept, progress)
         assert head is not None
         self.backbone_, self.head_, self.tuned_ = backbone, head, bool(phases)
         return self
@@ -202,8 +205,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         task: Task,
         metric: str,
         blocks: np.ndarray | None,
-        states: States | None,
-        begun: float,
+        kept: dict[str, Any],
+        spent: Callable[[], float],
         progress: Progress,
     ) -> tuple[Climb, dict[str, np.ndarray]]:
         """What "auto" comes to on these items, and strategy -> features (views, n, d) that it read on the way."""
@@ -224,7 +227,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
                 return self._solve(read[strategy][:, fitted], target[fitted], inner, kind).outputs(read[strategy][0, held])
             model = clone(self).set_params(backbone=backbone, strategy=strategy, epochs=epochs)
             some, classes = View(items, fitted), self.classes_.tolist()
-            model.fit_encoded(some, target[fitted], task, classes, blocks=inner, metric=metric, states=states, progress=progress)
+            model.fit_encoded(some, target[fitted], task, classes, blocks=inner, metric=metric, progress=progress, **kept)
             return model.predict_outputs(View(items, held))
 
         epochs_for = None
@@ -234,7 +237,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
 
             def epochs_for(strategy: str, strategies_left: int) -> int:
                 def decide() -> float:
-                    left = seconds - (time.perf_counter() - begun)
+                    left = seconds - spent()
                     plan = make_plan(strategy, backbone.depth, self.epochs, self.lr_)
                     if not plan.phases:
                         # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
@@ -270,7 +273,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         validation: Any,
         metric: str,
         items_per_epoch: int | None,
-        states: States | None,
+        kept: dict[str, Any],
         progress: Progress,
     ) -> LinearHead:
         regression = self.task_ == "regression"
@@ -286,14 +289,14 @@ class Transfer(ClassifierMixin, BaseEstimator):
         if regression and validation:
             validation = (validation[0], (validation[1] - centre) / scale)
         recipe = self._recipe(plan, items_per_epoch, bool(validation))
-        shared: dict[str, Any] = {"task": self.task_, "recipe": recipe, "seed": self.random_state, "states": states, "progress": progress}
+        told: dict[str, Any] = {"task": self.task_, "recipe": recipe, "seed": self.random_state, "progress": progress}
         if self.lr == AUTO:
-            rate, _ = find_rate(backbone, head, plan, items, target, **shared)
+            rate, _ = find_rate(backbone, head, plan, items, target, states=kept["states"], **told)
             factor = rate / highest(plan)
             plan, self.plan_, self.lr_ = scaled(plan, factor), scaled(self.plan_, factor), self.lr_ * factor
             if progress:
                 progress(Note(f"learning rate: {self.lr_:.3g}, half way down the longest fall of the loss"))
-        for event in train(backbone, head, plan, items, target, validation=validation, metric=better, **shared):
+        for event in train(backbone, head, plan, items, target, validation=validation, metric=better, **told, **kept):
             if isinstance(event, Epoch):
                 self.history_.append(event)
             if progress:
@@ -420,7 +423,3 @@ class Transfer(ClassifierMixin, BaseEstimator):
 
     def _load_backbone(self) -> Backbone:
         return load_backbone(self.backbone) if isinstance(self.backbone, str) else self.backbone
-
-
-def _only_head(phase: Phase) -> bool:
-    return not any(phase.lr)

@@ -28,8 +28,12 @@ def training_speed(backbone: Backbone, items: Sequence[Any], target: np.ndarray,
         head = torch_head(None, backbone.width, outputs, 0.0, 1.0, 0)
         # Two epochs: the first one warms up.
         plan = Plan((Phase(2, (1e-9,) * backbone.depth, 1e-9),))
-        events = list(train(copy.deepcopy(backbone), head, plan, View(items, index), target[index], task=task))
-        return len(index) / next(event.seconds for event in reversed(events) if isinstance(event, Epoch))
+        epochs: list[Epoch] = []
+        while len(epochs) < 2:
+            # A Ctrl-C may cut it short; one that has come already does not.
+            events = train(copy.deepcopy(backbone), head, plan, View(items, index), target[index], task=task)
+            epochs = [event for event in events if isinstance(event, Epoch)]
+        return len(index) / epochs[-1].seconds
 
     return remembered(f"training {machine(device_of(backbone))} {backbone.fingerprint()} {len(target)} {hash_of(target)}", measure)
 
