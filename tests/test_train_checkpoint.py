@@ -61,8 +61,12 @@ def broken_off(after, *arguments, **options):
     events.close()
 
 
-@pytest.mark.parametrize("kind", ["image", "text"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+# tiny:text has neither the classifier that co-tuning goes on training nor batch normalisation.
+REFUSED = {("cotuning", "text"), ("stochnorm", "text")}
+PLAYED = [(strategy, kind) for strategy in STRATEGIES for kind in ("image", "text") if (strategy, kind) not in REFUSED]
+
+
+@pytest.mark.parametrize(("strategy", "kind"), PLAYED)
 def test_every_strategy_goes_on_bit_for_bit_after_each_epoch(kind, strategy, checkpoints):
     whole, left = play(kind, strategy, batch_size=8)
     for after in range(len(whole) + 1):
@@ -82,6 +86,9 @@ def test_every_strategy_goes_on_bit_for_bit_after_each_epoch(kind, strategy, che
         {"augment": False, "items_per_epoch": 16},
         {"class_weight": "balanced"},
         {"precision": "bf16"},
+        {"averaging": 0.9, "schedule": "one_cycle"},
+        {"accumulate": 2, "clip_norm": 0.5, "smoothing": 0.1, "dropout": 0.2},
+        {"sampler": "balanced", "mixup": 0.2},
     ],
     ids=str,
 )
