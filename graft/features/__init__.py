@@ -130,6 +130,9 @@ class _Extraction:
             # Also when interrupted: what is computed is not computed again.
             if store:
                 store.flush()
+        if store:
+            # The others must not look for it before the first one has written it.
+            processes.from_first(None)
         again = np.flatnonzero(first[which] != np.arange(len(items)))
         features[again] = features[first[which[again]]]
         return features
