@@ -25,7 +25,7 @@ from PIL import Image
 HERE = Path(__file__).parent
 
 
-def pictures(folder, n=400, size_px=64):
+def pictures(folder, n=160, size_px=64):
     """Made-up pictures of four classes, told apart by the slant of noisy stripes."""
     rng = np.random.default_rng(0)
     down, right = np.mgrid[:size_px, :size_px]
@@ -83,7 +83,7 @@ def main():
             process = start(arguments, out, work / "cache")
             try:
                 # Once enough were killed the last one may end.
-                share = draw.uniform(0.05, 0.6) if n_kills < given.kills else None
+                share = draw.uniform(0.05, 0.4) if n_kills < given.kills else None
                 _, said = process.communicate(timeout=None if share is None else share * whole_seconds)
                 outcome = "failed" if process.returncode else "equal" if numbers(out) == expected else "different"
             except subprocess.TimeoutExpired:

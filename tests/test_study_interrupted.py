@@ -211,20 +211,21 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path):
 
 
 def test_ctrl_c_while_strategies_are_compared_drops_those_without_a_turn_and_the_same_call_completes(tmp_path):
-    whole = run(hard(40), **NAMED).result
+    frame = hard(split=True)
+    whole = run(frame, **NAMED).result
     assert {row["strategy"] for row in whole.candidates} == {"partial", "full"}
     # The second fit of all is that of the second strategy.
-    result = run(hard(40), out=tmp_path, progress=pressing_after(2, epoch=0), **NAMED).result
+    result = run(frame, out=tmp_path, progress=pressing_after(2, epoch=0), **NAMED).result
     assert len(result.candidates) == 1
     (dropped,) = {"partial", "full"} - {result.strategy}
     assert result.interrupted.startswith(f"interrupted by Ctrl-C: not compared: {dropped}; ")
-    assert "judged on 2 of 5 folds" in result.interrupted and "no label curve" in result.interrupted
+    assert "no label curve" in result.interrupted
     assert result.notes[0] == result.interrupted
-    assert result.controls["from scratch"]["folds"] == 2 and result.label_curve == {}
+    assert result.label_curve == {}
     page = (tmp_path / "report.html").read_text()
     assert page.index("Interrupted by Ctrl-C: not compared") < page.index("With and without transfer")
     assert (tmp_path / "unfinished").is_dir()
-    completed = run(hard(40), out=tmp_path, **NAMED).result
+    completed = run(frame, out=tmp_path, **NAMED).result
     assert completed.interrupted == "" and not (tmp_path / "unfinished").exists()
     assert without_times(completed.candidates) == without_times(whole.candidates)
     assert completed.score == whole.score
@@ -245,6 +246,7 @@ def test_ctrl_c_in_the_folds_keeps_those_that_are_whole(monkeypatch):
     monkeypatch.setattr(Material, "fit_and_predict", pressed_in_the_third)
     study = run(hard(40), **named)
     assert "judged on 2 of 5 folds" in study.result.interrupted
+    assert study.result.controls["from scratch"]["folds"] == 2
     assert study.fold_scores["transfer"] == whole.fold_scores["transfer"][:2]
 
 
