@@ -106,17 +106,7 @@ def run(
         config = _config(dataset, metric, loaded, strategies, seed, seconds) | {"recipe": settings_of(recipe or Recipe())}
         if source is not None:
             config["keep"] = source.name
-        earlier, checkpoints = 0.0, None
-        if path:
-            # Of several processes the first one writes, and all go on from what it found.
-            first = processes.first()
-            goes_on = processes.from_first(folder.begin(path, config) if first else False)
-            earlier = processes.from_first(log.open(path / "log.txt", goes_on) if first else 0.0)
-            if goes_on:
-                log.say(f"{path}: going on with a run that was interrupted after {earlier:.0f} s")
-            elif (path / "result.json").exists():
-                log.say(f"{path}: this run was finished before; it is computed again, with the features and decisions that are remembered")
-            checkpoints = Checkpoints(path / folder.UNFINISHED, metric)
+        earlier, checkpoints = _opened(path, config, log) if path else (0.0, None)
         tap = _tap(dataset, strategies, len(cut.train))
         material = Material(dataset, loaded, metric, seed, tap, log, recipe=recipe, checkpoints=checkpoints)
         material.check_recipe(strategies)
@@ -197,6 +187,19 @@ def _tap(dataset: Dataset, strategies: Sequence[str], n_train: int) -> str:
     modality = "image" if dataset.modality == "image" else "text"
     read = {*strategies, *(free(modality, n_train) if AUTO in strategies else ())}
     return "stages" if "head2toe" in read else "late" if LATE in read else "pooled"
+
+
+def _opened(path: Path, config: dict[str, Any], log: Log) -> tuple[float, Checkpoints]:
+    """(seconds that an interrupted run has spent, what fits go on from), once it is known that the folder is this run's."""
+    # Of several processes the first one writes, and all go on from what it found.
+    first = processes.first()
+    goes_on = processes.from_first(folder.begin(path, config) if first else False)
+    earlier = processes.from_first(log.open(path / "log.txt", goes_on) if first else 0.0)
+    if goes_on:
+        log.say(f"{path}: going on with a run that was interrupted after {earlier:.0f} s")
+    elif (path / "result.json").exists():
+        log.say(f"{path}: this run was finished before; it is computed again, with the features and decisions that are remembered")
+    return earlier, Checkpoints(path / folder.UNFINISHED, config["metric"])
 
 
 def _config(
