@@ -35,7 +35,7 @@ def summary(path, since=""):
     beside, alone = table[table["pair"] != ""], table[table["pair"] == ""]
     parts = []
     if len(beside):
-        pairs = paired(beside)
+        pairs = latest(paired(beside))
         lines = []
         for (data, peer), group in pairs.groupby(["data", "contender"], sort=False):
             lines += [line(data, peer, setting, some) for setting, some in group.groupby("setting", sort=False)]
@@ -55,6 +55,17 @@ def paired(table):
         ours = table[table["setting"] == setting][["pair", "accuracy", "seconds"]]
         pairs = pairs.merge(ours.rename(columns={name: f"{short}_{name}" for name in ("accuracy", "seconds")}), on="pair", how="left")
     return pairs
+
+
+def latest(pairs):
+    """Without graft's runs that a later pair of the same items and setting repeats, with a later graft; every run stays in the CSV."""
+    same, superseded = ["data", "contender", "setting", "seed"], pd.Series(False, index=pairs.index)
+    for short in ("fit", "run"):
+        ran = pairs[pairs[f"{short}_seconds"].notna()]
+        old = ran.index[ran.duplicated(same, keep="last")]
+        pairs.loc[old, [f"{short}_accuracy", f"{short}_seconds"]] = float("nan")
+        superseded[old] = True
+    return pairs[~superseded | pairs[["fit_seconds", "run_seconds"]].notna().any(axis=1)]
 
 
 def best(pairs):

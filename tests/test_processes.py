@@ -162,3 +162,38 @@ def test_two_processes_train_to_the_same_losses_scores_and_weights_as_one(tmp_pa
         assert len(events) == 4 and events[0][0] > events[2][0], name
         np.testing.assert_allclose(np.ravel(one[name][:3]), np.ravel(events[:3]), atol=1e-5, err_msg=name)
         assert one[name][3] == pytest.approx(events[3], abs=1e-3)
+
+
+STUDY = """
+import json, sys
+from pathlib import Path
+import numpy as np, pandas as pd
+import graft
+from graft import processes
+from graft.study import times
+times._LEAST_SCRATCH, times._PAGE = 0.3, 0.5
+rng = np.random.default_rng(0)
+y = np.arange(60) % 3
+texts = [" ".join(rng.choice([f"w{label}{i}" for i in range(8)], 6)) + f" n{place}" for place, label in enumerate(y)]
+frame = pd.DataFrame({"text": texts, "label": [f"c{label}" for label in y], "split": ["train"] * 45 + ["test"] * 15})
+folder = Path(sys.argv[1])
+study = graft.run(frame, backbone="tiny:text", strategy=["partial"], out=folder / "run")
+(folder / f"{processes.place()}.json").write_text(json.dumps([study.result.score, study.result.verdict, study.result.controls]))
+"""
+
+
+def test_processes_come_to_one_study_which_the_first_one_writes(tmp_path):
+    pytest.importorskip("accelerate")
+    script = tmp_path / "study.py"
+    script.write_text(STUDY)
+    launch(script, tmp_path)
+    (score, verdict, controls), (other_score, other_verdict, other_controls) = (
+        json.loads((tmp_path / f"{place}.json").read_text()) for place in range(2)
+    )
+    assert (score, verdict) == (other_score, other_verdict)
+    assert [row["score"] for row in controls.values()] == [row["score"] for row in other_controls.values()]
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["score"] == score
+    assert (tmp_path / "run" / "report.html").is_file() and not (tmp_path / "run" / "unfinished").exists()
+    # One process wrote the log: every line once.
+    lines = [line[12:] for line in (tmp_path / "run" / "log.txt").read_text().splitlines() if "phase 1, epoch 1:" in line]
+    assert len(lines) == len(set(lines))
