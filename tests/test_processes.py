@@ -194,6 +194,5 @@ def test_processes_come_to_one_study_which_the_first_one_writes(tmp_path):
     assert [row["score"] for row in controls.values()] == [row["score"] for row in other_controls.values()]
     assert json.loads((tmp_path / "run" / "result.json").read_text())["score"] == score
     assert (tmp_path / "run" / "report.html").is_file() and not (tmp_path / "run" / "unfinished").exists()
-    # One process wrote the log: every line once.
-    lines = [line[12:] for line in (tmp_path / "run" / "log.txt").read_text().splitlines() if "phase 1, epoch 1:" in line]
-    assert len(lines) == len(set(lines))
+    # One process wrote the log.
+    assert (tmp_path / "run" / "log.txt").read_text().count("chosen: tiny:text, partial") == 1
