@@ -176,6 +176,14 @@ def test_the_from_scratch_control_gets_at_least_transfers_time(judged):
     assert "the best of" in scratch["note"] and "with early stopping" in scratch["note"]
 
 
+@pytest.mark.parametrize(
+    ("rates", "said"), [([1], ": one try at rate 0.001, "), ([2, 3], ": the best of 3 tries at rates 0.001, 0.003, 0.0003, ")]
+)
+def test_the_from_scratch_control_counts_its_tries(rates, said):
+    scratch = Scratch(None, "tiny:text", times.ScratchPlan(10.0, len(rates), 3, 4, 60), rates=rates, epochs=[4] * len(rates))
+    assert said in scratch.note()
+
+
 def test_attempts_from_scratch_go_on_until_the_time_is_up_and_are_as_many_the_next_time(monkeypatch):
     material = Material(load(table(60)), {"tiny:text": load_backbone("tiny:text")}, "accuracy", 0)
     clock = times.Clock(material, None, 0.0, 40, 2, {})

@@ -112,8 +112,9 @@ class Scratch:
         """What it got, in words."""
         folds = f"{self.plan.folds} folds" if self.plan.folds > 1 else "one fold"
         rates = ", ".join(f"{rate:g}" for rate in SCRATCH_RATES[: max(self.rates)])
+        tries = f"the best of {max(self.rates)} tries at rates {rates}" if max(self.rates) > 1 else f"one try at rate {rates}"
         return (
-            f"{folds}, at least {self.plan.seconds:.0f} s each: the best of {max(self.rates)} tries at rates {rates}, "
+            f"{folds}, at least {self.plan.seconds:.0f} s each: {tries}, "
             f"at most {self.plan.epochs} epochs of {self.plan.items_per_epoch} items with early stopping, {sum(self.epochs)} epochs in all"
         )
 
