@@ -7,6 +7,7 @@ Standard library only, until there is more than one process.
 import atexit
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 Anything = TypeVar("Anything")
+
+# One that failed does not come; the others do not wait for it longer than this.
+_LEAVING = timedelta(seconds=10)
 
 
 def count() -> int:
@@ -77,6 +81,14 @@ def _tools() -> Any:
 
     state = accelerate.PartialState(cpu=not torch.cuda.is_available())
     assert state.num_processes == count(), f"{state.num_processes} processes joined, {count()} were launched"
-    # Without it a process that is done first takes the connection from under the others.
-    atexit.register(state.destroy_process_group)
+    atexit.register(_leave, state)
     return require("accelerate.utils", "scale")
+
+
+def _leave(state: Any) -> None:
+    """Let go of the others when all are done: whoever ends first would take the connection from under them, which aborts them."""
+    import torch
+
+    if state.backend == "gloo":
+        torch.distributed.monitored_barrier(timeout=_LEAVING)
+    state.destroy_process_group()
