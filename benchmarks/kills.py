@@ -1,6 +1,6 @@
 """Runs that are killed at random points, again and again until they finish: do they end with the numbers of one that was not?
 
-    python benchmarks/kills.py [--kills 50] [--seed 0] [--data DATA --backbone NAME --strategy NAME ...]
+    python benchmarks/kills.py [--kills 50] [--seed 0] [--pictures 400] [--data DATA --backbone NAME --strategy NAME ...]
 
 Each round starts `graft run` and kills it (SIGKILL) after a random share of the time that the whole run took; a run that comes to its end
 is compared, and the next one begins in a new folder. All share one cache with the whole run, so that what a clock decides is the same.
@@ -25,7 +25,7 @@ from PIL import Image
 HERE = Path(__file__).parent
 
 
-def pictures(folder, n=160, size_px=64):
+def pictures(folder, n, size_px=64):
     """Made-up pictures of four classes, told apart by the slant of noisy stripes."""
     rng = np.random.default_rng(0)
     down, right = np.mgrid[:size_px, :size_px]
@@ -62,13 +62,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=int, default=400, help="how many are made up; 400 take about two minutes")
     parser.add_argument("--data", default=None, help="a folder of images or a table; made-up pictures unless given")
     parser.add_argument("--backbone", default="tiny:image")
     parser.add_argument("--strategy", nargs="+", default=["partial", "full"])
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         work, draw = Path(work), random.Random(given.seed)
-        data = given.data or str(pictures(work / "data"))
+        data = given.data or str(pictures(work / "data", given.pictures))
         arguments = [data, "--backbone", given.backbone, *(part for name in given.strategy for part in ("--strategy", name))]
         begun = time.perf_counter()
         whole = start(arguments, work / "whole", work / "cache")
