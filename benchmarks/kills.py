@@ -1,6 +1,6 @@
 """Runs that are killed at random points, again and again until they finish: do they end with the numbers of one that was not?
 
-    python benchmarks/kills.py [--kills 50] [--seed 0] [--pictures 1600] [--data DATA --backbone NAME --strategy NAME ...]
+    python benchmarks/kills.py [--kills 50] [--seed 0] [--pictures 2400] [--data DATA --backbone NAME --strategy NAME ...]
 
 Each round starts `graft run` and kills it (SIGKILL) after a random share of the time that the whole run took; a run that comes to its end
 is compared, and the next one begins in a new folder. All share one cache with the whole run, so that what a clock decides is the same.
@@ -62,10 +62,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=1600, help="how many are made up; 1,600 take about two minutes")
+    parser.add_argument("--pictures", type=int, default=2400, help="how many are made up")
     parser.add_argument("--data", default=None, help="a folder of images or a table; made-up pictures unless given")
     parser.add_argument("--backbone", default="tiny:image")
-    parser.add_argument("--strategy", nargs="+", default=["partial", "full"])
+    parser.add_argument("--strategy", nargs="+", default=["partial", "full", "lp_ft"])
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         work, draw = Path(work), random.Random(given.seed)
