@@ -68,6 +68,8 @@ Schedule = Literal["cosine", "one_cycle", "constant"]
 SCHEDULES: tuple[Schedule, ...] = ("cosine", "one_cycle", "constant")
 Sampler = Literal["shuffled", "balanced"]
 SAMPLERS: tuple[Sampler, ...] = ("shuffled", "balanced")
+BatchNorm = Literal["moving", "batch"]
+BATCH_NORMS: tuple[BatchNorm, ...] = ("moving", "batch")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ class Recipe:
 
     batch_size: items of a batch. class_weight: None, "balanced", or one weight a class. patience: epochs of a phase without a better
     score on the validation part after which the phase ends, None = never. items_per_epoch: an epoch ends after about so many, so that
-    large data is scored more often than once a pass; None = all of them. precision: "fp32"; "bf16", in which the backbone computes while
+    large data is scored more often than once a pass; None = all of them. batch_norm: the statistics that batch normalisation uses where a
+    layer group learns: the "moving" ones that it came with and keeps, or each "batch"'s, which the moving ones follow; random weights
+    and `stochnorm` always take the batch's. precision: "fp32"; "bf16", in which the backbone computes while
     weights, head, loss and optimiser stay float32; "auto": bf16 where the processor has it and a step is at least 1.2 times as fast.
 
     Steps. schedule: how rates run through a phase: "cosine", up over a tenth of it, then down; "one_cycle"; "constant".
@@ -97,6 +101,7 @@ class Recipe:
     patience: int | None = None
     augment: bool | Literal["auto"] = True
     items_per_epoch: int | None = None
+    batch_norm: BatchNorm = "moving"
     precision: Precision = "auto"
     schedule: Schedule = "cosine"
     clip_norm: float | None = None

@@ -264,6 +264,36 @@ def test_patience_ends_a_phase_and_the_next_one_begins():
     ]
 
 
+def test_of_equal_scores_the_lower_loss_is_better():
+    """A few held-out items score in steps so large that a network may learn for epochs on one of them."""
+    events, backbone, head = play("text", "full", validation=make_data("text", 12, seed=1), metric=lambda y, outputs: 0.5, patience=1)
+    assert len(events) == 4
+    start = load("text"), make_head()
+    assert not torch.equal(weights(backbone, head)["1 weight"], weights(*start)["1 weight"])
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "plan", "follow"), [("moving", "full", False), ("batch", "full", True), ("moving", "scratch", True)]
+)
+def test_batch_normalisation_uses_the_statistics_that_are_asked_for(batch_norm, plan, follow):
+    """Truth: the loss of a first batch whose network is in evaluation mode, or in training mode."""
+    backbone, head, (items, y) = load("image"), make_head(), make_data("image")
+    reference = load("image")
+    if plan == "scratch":
+        reference.reset(0)
+    reference.train(follow)
+    order = np.random.default_rng([0, 0, 0]).permutation(len(y))
+    with torch.no_grad():
+        logits = head(reference(reference.prepare([items[i] for i in order])))
+        expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(y[order])).item()
+    before = {name: tensor.clone() for name, tensor in reference.state_dict().items() if "running" in name} if not follow else {}
+    options = {"batch_norm": batch_norm, "batch_size": len(y), "augment": False, "precision": "fp32"}
+    events, backbone, _ = play("image", plan, backbone=backbone, head=head, data=(items, y), **options)
+    assert events[0].loss == pytest.approx(expected, abs=1e-5)
+    for name, tensor in before.items():
+        assert torch.equal(backbone.state_dict()[name], tensor), name
+
+
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_the_default_score_is_the_negative_loss_of_what_the_model_says(kind):
     validation = make_data(kind, 12, seed=1)
@@ -334,7 +364,7 @@ def test_images_are_seen_in_random_views_only_where_a_group_learns(augment, view
 
 def test_a_last_batch_of_one_item_does_not_stop_batch_normalisation():
     head = nn.Sequential(nn.BatchNorm1d(32), make_head())
-    events, *_ = play("image", "full", head=head, data=make_data("image", 33), batch_size=16)
+    events, *_ = play("image", "full", head=head, data=make_data("image", 33), batch_size=16, batch_norm="batch")
     assert len(events) == 4
 
 

@@ -14,6 +14,7 @@ from graft.errors import GraftError
 from graft.features import States
 from graft.records import Epoch, Note, Phase, Plan, Recipe
 from graft.train import augment, mixing, trial
+from graft.train.ends import Reached
 from graft.train.feed import Feed, Turn
 from graft.train.loop import Run
 from graft.train.tasks import task_loss
@@ -193,7 +194,7 @@ def test_the_loop_mixes_images_at_the_freeze_boundary_and_texts_at_their_feature
     """Truth: the first loss, written out."""
     backbone, head, (items, y) = load(kind), make_head(), make_data(kind)
     rates = (0.0,) * frozen + (RATE,) * (4 - frozen)
-    plan, recipe = Plan((Phase(1, rates, RATE),)), Recipe(batch_size=45, mixup=0.4, augment=False, precision="fp32")
+    plan, recipe = Plan((Phase(1, rates, RATE),)), Recipe(batch_size=45, mixup=0.4, augment=False, precision="fp32", batch_norm="batch")
     reference = load(kind)
     reference.set_trainable([rate > 0 for rate in rates])
     order = np.random.default_rng([0, 0, 0])
@@ -290,7 +291,7 @@ def test_changed_items_are_learned_from_and_repeat(kind, strategy):
 
 def fixed_scores(monkeypatch, with_, without):
     """Every epoch scores what is given, by whether its run is augmented."""
-    monkeypatch.setattr(Run, "score", lambda self, feed, y: with_ if self.recipe.augment else without)
+    monkeypatch.setattr(Run, "score", lambda self, feed, y: Reached(with_ if self.recipe.augment else without, 0.0))
 
 
 @pytest.mark.parametrize(("with_", "without", "better"), [(0.5, 0.8, "without"), (0.8, 0.5, "with"), (0.5, 0.5, "with")])

@@ -65,5 +65,12 @@ def train_only(stage: nn.Module, plan: Plan) -> None:
             layer.eval()
 
 
+def hold_statistics(stage: nn.Module) -> None:
+    """Let batch normalisation use its moving statistics, and keep them, while its scales and shifts learn."""
+    for layer in _norms([stage]):
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
+            layer.eval()
+
+
 def _norms(stages: Iterable[nn.Module]) -> list[_NormBase]:
     return [module for stage in stages for module in stage.modules() if isinstance(module, _NormBase)]

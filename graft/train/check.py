@@ -11,7 +11,7 @@ from graft.backbones.base import Backbone
 from graft.errors import GraftError, near_miss, raise_all
 from graft.features import device_of
 from graft.losses import LOSSES
-from graft.records import PRECISIONS, SAMPLERS, SCHEDULES, TASKS, Plan, Recipe, Task
+from graft.records import BATCH_NORMS, PRECISIONS, SAMPLERS, SCHEDULES, TASKS, Plan, Recipe, Task
 from graft.strategies import check_plan
 from graft.train.augment import MAGNITUDE
 from graft.train.loop import Labelled
@@ -93,7 +93,7 @@ def check(
 def recipe_problems(recipe: Recipe, task: Task, backbone: Backbone, plan: Plan, *, validated: bool) -> list[str]:
     """What is wrong with a recipe for this task, backbone and plan, a message each. validated: there is a validation part."""
     problems = []
-    for name, allowed in (("precision", PRECISIONS), ("schedule", SCHEDULES), ("sampler", SAMPLERS)):
+    for name, allowed in (("precision", PRECISIONS), ("batch_norm", BATCH_NORMS), ("schedule", SCHEDULES), ("sampler", SAMPLERS)):
         value = getattr(recipe, name)
         if value not in allowed:
             problems.append(f"train: {name} is {value!r}, expected one of {', '.join(allowed)}.{near_miss(value, allowed)}")

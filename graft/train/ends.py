@@ -16,10 +16,17 @@ _SHARES = tuple(tenth / 10 for tenth in range(11))
 _DEFAULT_SHARE = 0.5  # Wortsman et al. 2022, arXiv:2109.01903, where nothing is known of the task
 
 
-class Best(NamedTuple):
-    """The best weights so far. score: on the validation part; None without one, or where they are not scored yet."""
+class Reached(NamedTuple):
+    """What weights do on the validation part. Of equal scores the lower loss is better: few items score in large steps."""
 
-    score: float | None
+    score: float
+    minus_loss: float
+
+
+class Best(NamedTuple):
+    """The best weights so far. reached: None without a validation part, or where they are not scored yet."""
+
+    reached: Reached | None
     weights: Weights
 
 
@@ -58,7 +65,7 @@ class Ending:
     def take_up(self, state: dict[str, Any], kept: Weights) -> Weights:
         """Go on from a `state`; returns the weights that were kept, which are the start itself where they were."""
         self.start = kept if state["at_start"] else state["start"]
-        self.tunings = [Best(score, weights) for score, weights in state["tunings"]]
+        self.tunings = [Best(reached and Reached(*reached), weights) for reached, weights in state["tunings"]]
         return kept
 
     def interrupted(self, last: Best) -> Weights:
@@ -66,7 +73,7 @@ class Ending:
         begun = self.tunings if last.weights is self.start else [*self.tunings, last]
         if not self.tunings or not begun:
             return last.weights
-        return max(reversed(begun), key=lambda best: -torch.inf if best.score is None else best.score).weights
+        return max(reversed(begun), key=lambda best: best.reached or Reached(-torch.inf, -torch.inf)).weights
 
 
 def interpolated(start: Weights, end: Weights, score: Callable[[Weights], float] | None) -> Weights:

@@ -23,7 +23,7 @@ from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
 from graft.train import augment, mixing, shared
 from graft.train.added import made
 from graft.train.checkpoint import Checkpoint, Checkpoints, digest_of, events_of, load_optimiser
-from graft.train.ends import Best, Ending, Weights
+from graft.train.ends import Best, Ending, Reached, Weights
 from graft.train.feed import Feed, Ready, Turn
 from graft.train.pace import Average, scheduler
 from graft.train.precision import computes_in_bf16
@@ -53,7 +53,7 @@ class Run:
     checkpoint: Checkpoint | None = None
     saved: dict[str, Any] | None = None  # what an earlier process left to go on from
     events: list[Epoch] = field(default_factory=list)
-    best_score: float | None = None
+    best: Reached | None = None
     bf16: bool = False
     weight: torch.Tensor | None = None  # of each class, as in the loss
 
@@ -105,17 +105,17 @@ class Run:
                 if self.saved and number < self.saved["phase"]:
                     continue
                 if any(phase.lr) and not (self.saved and number == self.saved["phase"]):
-                    self.best_score, self.kept = self.ending.begin(Best(self.best_score, self.kept))
+                    self.best, self.kept = self.ending.begin(Best(self.best, self.kept))
                     self.restore()
                 yield from self.phase(number, phase, feed, judged, validation[1] if validation else None)
                 self.restore()
             if not self.cut() and not self.saved:
                 if self.plan.end != "keep":
                     score = self.judge(judged, validation[1]) if judged and validation else None
-                    self.kept = self.ending.finish(Best(self.best_score, self.kept), score)
+                    self.kept = self.ending.finish(Best(self.best, self.kept), score)
                 self.save({"phase": len(self.plan.phases)})
         finally:
-            self.kept = self.ending.interrupted(Best(self.best_score, self.kept))
+            self.kept = self.ending.interrupted(Best(self.best, self.kept))
             for shelf in self.private:
                 self.keeper.drop(shelf)
             self.restore()
@@ -140,8 +140,8 @@ class Run:
             self.place(judged, boundary, False)
         self.untouched = min(self.untouched, boundary)
         begun_from = self.kept
-        if judged and self.best_score is None:
-            self.best_score = self.score(judged, truth)
+        if judged and self.best is None:
+            self.best = self.score(judged, truth)
         optimiser = self.optimiser(phase, learns)
         batches = len(self.batches(feed, number))
         schedule = self.scheduler(optimiser, phase.epochs * math.ceil(batches / self.recipe.accumulate))
@@ -180,13 +180,13 @@ class Run:
                     f"The highest rate was {max(*phase.lr, phase.head_lr):g}: try a tenth of it."
                 )
             with self.average.in_place() if self.average else nullcontext():
-                score = self.score(judged, truth) if judged else None
-                if score is None or self.best_score is None or score > self.best_score:
-                    self.best_score, waited = score, 0
+                reached = self.score(judged, truth) if judged else None
+                if reached is None or self.best is None or reached > self.best:
+                    self.best, waited = reached, 0
                     self.keep()
                 else:
                     waited += 1
-            self.events.append(Epoch(number, epoch, loss, score, time.perf_counter() - begun))
+            self.events.append(Epoch(number, epoch, loss, reached.score if reached else None, time.perf_counter() - begun))
             if self.checkpoint and self.checkpoint.due():
                 place = {"phase": number, "epoch": epoch, "waited": waited, "begun_from": begun_from if self.bf16 else None}
                 average = [self.average.steps, self.average.values] if self.average else None
@@ -272,7 +272,7 @@ class Run:
             return
         weights = self.changing.state_dict()
         are_kept = all(torch.equal(tensor, self.kept[name]) for name, tensor in weights.items())
-        run = {"bf16": self.bf16, "best_score": self.best_score, "events": [asdict(event) for event in self.events]}
+        run = {"bf16": self.bf16, "best": self.best and tuple(self.best), "events": [asdict(event) for event in self.events]}
         ending = self.ending.state(self.kept)
         self.checkpoint.write({**place, **run, "kept": self.kept, "weights": None if are_kept else weights, "ending": ending})
 
@@ -280,7 +280,8 @@ class Run:
         """Take up what an earlier process left: tell its epochs again, and put its weights in place."""
         if not self.saved:
             return
-        self.bf16, self.best_score, self.events = self.saved["bf16"], self.saved["best_score"], events_of(self.saved)
+        self.bf16, self.events = self.saved["bf16"], events_of(self.saved)
+        self.best = self.saved["best"] and Reached(*self.saved["best"])
         for number, phase in enumerate(self.plan.phases[: self.saved["phase"]]):
             learns = self.learns(phase)
             boundary = learns.index(True) if any(learns) else self.backbone.depth
@@ -392,6 +393,9 @@ class Run:
         for stage, trained in zip(self.backbone.stages, learns, strict=True):
             if trained:
                 inlays.train_only(stage, self.plan)
+                # A head solved on features, and weights that few items move, are at home with the statistics they came with.
+                if self.recipe.batch_norm == "moving" and not self.plan.reset and not self.plan.stochnorm:
+                    inlays.hold_statistics(stage)
         self.head.train(phase.head_lr > 0)
         self.head.requires_grad_(phase.head_lr > 0)
 
@@ -417,8 +421,8 @@ class Run:
                     if parameter.grad is not None:
                         parameter.grad.add_(parameter.detach() - self.start[parameter], alpha=phase.anchor)
 
-    def score(self, feed: Feed, y: Any) -> float:
-        """The metric on the validation part; what is no number counts as worst."""
+    def score(self, feed: Feed, y: Any) -> Reached:
+        """The metric on the validation part, and the loss; what is no number counts as worst."""
         self.backbone.eval()
         self.head.eval()
         batches = feed.batches(None)
@@ -430,10 +434,9 @@ class Run:
         everyone = processes.gathered(parts)
         parts = [everyone[place % len(everyone)][place // len(everyone)] for place in range(len(batches))]
         logits = torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(batches)))]
-        score = (
-            self.metric(y, decode(logits, self.task)) if self.metric else -task_loss(self.task, None)(logits, encoded(y, self.task)).item()
-        )
-        return -math.inf if math.isnan(score) else float(score)
+        minus_loss = -task_loss(self.task, None)(logits, encoded(y, self.task)).item()
+        score = self.metric(y, decode(logits, self.task)) if self.metric else minus_loss
+        return Reached(*(-math.inf if math.isnan(value) else float(value) for value in (score, minus_loss)))
 
     def judge(self, feed: Feed, truth: np.ndarray) -> Callable[[Weights], float]:
         """What scores weights on the validation part, when all phases are played."""
@@ -442,6 +445,6 @@ class Run:
 
         def score(weights: Weights) -> float:
             self.changing.load_state_dict(weights)
-            return self.score(feed, truth)
+            return self.score(feed, truth).score
 
         return score

@@ -39,7 +39,7 @@ EPOCHS, LR = 10, 1e-3  # what strategies are called with unless told otherwise
 _VALIDATION_AT_MOST = 500  # items: more would cost time and hardly sharpen the score
 # With fewer labels a class than this, a start that is already good loses more by giving some up than early stopping gains.
 _FEW_A_CLASS = 20
-_PATIENCE = 3  # epochs without a better validation score before a phase ends
+_PATIENCE = 3  # epochs without a better validation score before a phase ends, at least
 
 Progress = Callable[[Event], None] | None
 
@@ -57,7 +57,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
     epochs, lr: what the strategy is called with. lr is the head's rate; backbones learn at fractions of it. "auto": raised until the
     loss no longer falls, see `graft.train.find_rate`; for a Plan, all its rates are scaled alike.
     class_weight: None, or "balanced".
-    recipe: how the plan is played, see `graft.records.Recipe`; without a patience of its own, three epochs.
+    recipe: how the plan is played, see `graft.records.Recipe`; without a patience of its own, a third
+    of the plan's epochs, at least three.
     test_views: of each image that predictions are averaged over: the judged one, and random ones.
     budget: for "auto", seconds or text ("5m") to spend; None: nothing is retrained.
     random_state: seed of everything drawn; the same call twice gives the same model.
@@ -322,8 +323,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         return given if self.class_weight is None else self.class_weight
 
     def _patience(self, plan: Plan) -> int:
-        # Random weights may stand still for many epochs before they learn: they get a third of what there is.
-        return max(_PATIENCE, math.ceil(sum(phase.epochs for phase in plan.phases) / 3)) if plan.reset else _PATIENCE
+        # Random weights may stand still for many epochs before they learn, and so may a random head of few items: a third of what there is.
+        return max(_PATIENCE, math.ceil(sum(phase.epochs for phase in plan.phases) / 3))
 
     def predict_outputs(self, X: Any, progress: Progress = None, views: int | None = None) -> np.ndarray:
         """Classification and multi-label: probabilities (n, c). Regression: values (n,).
