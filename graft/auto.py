@@ -14,9 +14,9 @@ from graft.records import Score, Task
 
 AUTO, PROBE, LATE = "auto", "feature_extraction", "late_stages"
 # Compared without a budget, see `free`: one pass of the network serves all.
-FREE = {"image": (PROBE, "head2toe"), "text": (PROBE, LATE)}
-# Compared where a budget is given, the cheapest first. Texts have no views.
-DEARER = {"image": ("views", "partial", "lp_ft", "l2_sp"), "text": ("partial", "lp_ft", "l2_sp")}
+FREE = {"image": (PROBE, "head2toe"), "text": (PROBE, LATE), "row": (PROBE,)}
+# Compared where a budget is given, the cheapest first. Texts have no views, and below the head of rows there is nothing to retrain.
+DEARER = {"image": ("views", "partial", "lp_ft", "l2_sp"), "text": ("partial", "lp_ft", "l2_sp"), "row": ()}
 
 _INNER_FOLDS = 5
 # Held-out items that are enough to compare by: of many items not every fold is played.
@@ -35,8 +35,8 @@ Answer = Callable[[str, int, np.ndarray, np.ndarray], np.ndarray]
 
 def describe() -> list[str]:
     """The way up, a line a modality."""
-    then = {modality: ", ".join(names) for modality, names in DEARER.items()}
-    return [f"{modality}s: {', '.join(names)}; where a budget is given, then {then[modality]}" for modality, names in FREE.items()]
+    then = {modality: f"; where a budget is given, then {', '.join(names)}" if names else "" for modality, names in DEARER.items()}
+    return [f"{modality}s: {', '.join(names)}{then[modality]}" for modality, names in FREE.items()]
 
 
 def free(modality: str, n: int) -> tuple[str, ...]:
@@ -101,6 +101,8 @@ def climb(
     late = _begins_late(modality, target, task)
     first, *others = reversed(FREE[modality]) if late else free(modality, n)
     dearer = [*(name for name in FREE[modality] if name not in (first, *others)), *DEARER[modality]]
+    if not others and not dearer:
+        return Climb(first, 1, (), f"{_stayed(first, late)}: below the head there is nothing to retrain.")
     if n_units < 2 * _INNER_FOLDS or _scarcest(target, task) < 2:
         return Climb(first, 1, (), f"{_stayed(first, late)}: {n} items are too few to hold some out and compare.")
     ladder = _Ladder(answer, target, task, metric, seed)

@@ -238,6 +238,11 @@ def predict(
     from graft.transfer import Transfer
 
     model = Transfer.load(run)
+    if model.backbone_.modality == "row":
+        raise GraftError(
+            f"{run}: its model reads rows of {model.backbone_.width} numbers, expected one of images or texts. "
+            f"In Python: graft.Transfer.load({str(run)!r}).predict(X)."
+        )
     reads = "table" if {"number", "category"} & set(model.columns_.values()) else model.backbone_.modality
     dataset = rooms.load_unlabelled(data, text=text or None, image=image, modality=reads, columns=model.columns_ or None)
     header, rows = prediction_rows(model, dataset)

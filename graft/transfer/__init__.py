@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import RegressorTags, Tags
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from graft.auto import AUTO, FREE, PROBE, Climb, climb, free
 from graft.backbones import load_backbone
@@ -29,12 +32,13 @@ from graft.records import Epoch, Event, Note, Phase, Plan, Recipe, Task
 from graft.strategies import make_plan
 from graft.train import Checkpoints, find_rate, highest, scaled, train
 from graft.train.layer import linear_head, torch_head
-from graft.transfer.inputs import VALIDATION_SHARE, as_items, can_hold_out, encode
+from graft.transfer.inputs import VALIDATION_SHARE, as_items, can_hold_out, encode, indicators
 from graft.transfer.speed import LEAST_EPOCHS, epoch_seconds, hash_of, training_speed
 
 __all__ = ["EPOCHS", "FORMAT", "LR", "Transfer"]
 
 FORMAT = 1  # of the saved folder
+ROWS = "rows"  # the backbone whose width is told by X
 EPOCHS, LR = 10, 1e-3  # what strategies are called with unless told otherwise
 _VALIDATION_AT_MOST = 500  # items: more would cost time and hardly sharpen the score
 # With fewer labels a class than this, a start that is already good loses more by giving some up than early stopping gains.
@@ -47,7 +51,8 @@ Progress = Callable[[Event], None] | None
 class Transfer(ClassifierMixin, BaseEstimator):
     """A pretrained backbone, retrained as a strategy says, with a head of its own.
 
-    backbone: a name ("sentence:minilm", "timm:resnet18", "checkpoint:FOLDER") or a Backbone.
+    backbone: a name ("sentence:minilm", "timm:resnet18", "checkpoint:FOLDER") or a Backbone; "rows" reads rows of numbers as they
+    are, such as features that another model gave: only the head learns.
     strategy: "auto", a name (`graft list strategies`), a function (depth, epochs, lr) -> Plan, or a Plan. "auto" starts from the
     frozen features and goes on only while held-out items support it, see `graft.auto.climb`.
     task: "classification", "multilabel" or "regression"; "auto" tells by y: numbers with fractions are a regression,
@@ -56,13 +61,14 @@ class Transfer(ClassifierMixin, BaseEstimator):
     among those in closed form, the cheapest).
     epochs, lr: what the strategy is called with. lr is the head's rate; backbones learn at fractions of it. "auto": raised until the
     loss no longer falls, see `graft.train.find_rate`; for a Plan, all its rates are scaled alike.
-    class_weight: None, or "balanced".
+    class_weight: None, "balanced", or {class: weight}; a class that is not named weighs 1.
     recipe: how the plan is played, see `graft.records.Recipe`; without a patience of its own, three epochs.
     test_views: of each image that predictions are averaged over: the judged one, and random ones.
     budget: for "auto", seconds or text ("5m") to spend; None: nothing is retrained.
     random_state: seed of everything drawn; the same call twice gives the same model.
 
     After fit: `classes_`, `task_`, `plan_`, `backbone_`, `head_`, `history_` (an Epoch for each epoch trained),
+    `n_features_in_` and `feature_names_in_` (of rows),
     `lr_` (the rate it trained at; of an "auto" that trained nothing, the one it would start from),
     `columns_` (name -> kind of the table's columns that it reads, where a study knows them), `strategy_` (its name, the one
     that "auto" came to), `climb_` (what "auto" tried and why it stopped, else None).
@@ -78,7 +84,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         head: str = "auto",
         epochs: int = EPOCHS,
         lr: float | str = LR,
-        class_weight: str | None = None,
+        class_weight: str | dict[Any, float] | None = None,
         recipe: Recipe | None = None,
         test_views: int = 1,
         budget: str | float | None = None,
@@ -97,12 +103,17 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> "Transfer":
-        """X: n file paths, PIL images, arrays (h, w[, 3]) of uint8, texts, or a DataFrame. y: n labels.
+        """X: n file paths, PIL images, arrays (h, w[, 3]) of uint8, texts, or a DataFrame; for "rows" numbers (n, d). y: n labels.
 
         groups: (n,), items that share a value stay on one side when something is held out for choosing. Returns self.
-        Raises GraftError where X and y do not fit each other, the backbone or the task.
+        Raises GraftError where X and y do not fit each other, the backbone or the task; of rows that are not finite, sparse or no
+        numbers scikit-learn's own ValueError or TypeError.
         """
-        items = as_items(X, self._load_backbone().modality)
+        if y is None:
+            raise GraftError("fit requires y to be passed, but the target y is None: expected a label for each item.")
+        if not hasattr(y, "__len__"):
+            y = np.asarray(y)
+        items = self._items(X, "row" if self.backbone == ROWS else self._load_backbone().modality, fitting=True)
         if len(items) != len(y):
             raise GraftError(f"X has {len(items)} items and y has {len(y)} labels, expected one label an item.")
         task, target, classes = encode(y, self.task)
@@ -113,7 +124,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         items: Sequence[Any],
         target: np.ndarray,
         task: Task,
-        classes: Sequence[Any],
+        classes: Sequence[Any] | np.ndarray,
         *,
         blocks: np.ndarray | None = None,
         validation: tuple[Sequence[Any], np.ndarray] | None = None,
@@ -131,7 +142,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         states: keeps what frozen stages gave, for other fits of the same backbone. checkpoints: lets a fit that was interrupted go on.
         """
         clock = checkpoints.clock if checkpoints else time.perf_counter
-        begun, backbone = clock(), self._load_backbone()
+        begun, backbone = clock(), self._load_backbone(items)
         kept = {"states": states, "checkpoints": checkpoints}
         if isinstance(self.lr, str) and self.lr != AUTO:
             raise GraftError(f"lr is {self.lr!r}, expected a rate above 0, e.g. 1e-3, or 'auto'.{near_miss(self.lr, [AUTO])}")
@@ -319,6 +330,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         given = self.recipe.class_weight if self.recipe else None
         if self.class_weight is not None and given is not None:
             raise GraftError(f"class_weight is {self.class_weight!r}, and {given!r} in the recipe, expected one of them.")
+        if isinstance(self.class_weight, dict):
+            return compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
         return given if self.class_weight is None else self.class_weight
 
     def _patience(self, plan: Plan) -> int:
@@ -335,17 +348,20 @@ class Transfer(ClassifierMixin, BaseEstimator):
         if number < 1 or (number > 1 and self.backbone_.modality != "image"):
             most = "1 or more" if self.backbone_.modality == "image" else "1, as a text has no other view"
             raise GraftError(f"{number} views of each {self.backbone_.modality} to predict from, expected {most}. See test_views.")
-        items = as_items(X, self.backbone_.modality)
+        items = self._items(X, self.backbone_.modality)
         # A tuned backbone is one of many that a study makes: its features would fill the disk and never be asked for again.
         kept: dict[str, Any] = {"tap": self.plan_.tap, "cache": not self.tuned_, "progress": progress}
         outputs = [self.head_.outputs(extract(self.backbone_, items, view=view, **kept)) for view in range(number)]
         return np.mean(outputs, 0) if number > 1 else outputs[0]
 
+    def _has_classes(self) -> bool:
+        if getattr(self, "task_", self.task) == "regression":
+            raise AttributeError("predict_proba: this model is a regression, of numbers, and has no classes. Use predict.")
+        return True
+
+    @available_if(_has_classes)
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities (n, c), columns in the order of `classes_`. Raises GraftError on a regression."""
-        check_is_fitted(self, "head_")
-        if self.task_ == "regression":
-            raise GraftError("predict_proba: this model was fitted on numbers (a regression) and has no classes. Use predict.")
+        """Probabilities (n, c), columns in the order of `classes_`. A regression has no such method (AttributeError)."""
         return self.predict_outputs(X)
 
     def predict(self, X: Any) -> np.ndarray:
@@ -362,12 +378,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         from sklearn.metrics import accuracy_score, r2_score
 
         judge = r2_score if self.task_ == "regression" else accuracy_score
-        truth = self._indicators(y) if self.task_ == "multilabel" else np.asarray(y)
+        truth = indicators(y, self.classes_.tolist()) if self.task_ == "multilabel" else np.asarray(y)
         return float(judge(truth, self.predict(X), sample_weight=sample_weight))
-
-    def _indicators(self, y: Any) -> np.ndarray:
-        """(n, c) of 0 and 1, from such a matrix or from a list of labels for each item."""
-        return np.asarray(y) if getattr(y, "ndim", 1) == 2 else np.array([[int(name in labels) for name in self.classes_] for labels in y])
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `Transfer.load` opens again: backbone, head (safetensors), classes, preprocessing."""
@@ -389,6 +401,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             "preprocessing": self.backbone_.preprocessing,
             "columns": self.columns_,
             "test_views": self.test_views,
+            "feature_names": getattr(self, "feature_names_in_", np.empty(0)).tolist(),
         }
         (folder / "graft.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -412,6 +425,10 @@ class Transfer(ClassifierMixin, BaseEstimator):
         model.backbone_.name = about["backbone"]
         model.head_ = LinearHead.from_arrays(load_file(folder / "head.safetensors"))
         model.columns_ = about["columns"]
+        if model.backbone_.modality == "row":
+            model.n_features_in_ = model.backbone_.width
+        if about.get("feature_names"):
+            model.feature_names_in_ = np.array(about["feature_names"], dtype=object)
         model.task_, model.tuned_, model.history_ = about["task"], about["tuned"], []
         model.classes_ = np.asarray(about["classes"], dtype=None if about["classes"] else str)
         plan = about["plan"]
@@ -421,5 +438,25 @@ class Transfer(ClassifierMixin, BaseEstimator):
         model.strategy_, model.climb_ = about.get("strategy", "plan"), None
         return model
 
-    def _load_backbone(self) -> Backbone:
-        return load_backbone(self.backbone) if isinstance(self.backbone, str) else self.backbone
+    def _load_backbone(self, items: Sequence[Any] = ()) -> Backbone:
+        """items: what it will read, which tell how wide "rows" are."""
+        if not isinstance(self.backbone, str):
+            return self.backbone
+        return load_backbone(f"{ROWS}:{len(items[0])}" if self.backbone == ROWS else self.backbone)
+
+    def _items(self, X: Any, modality: str, fitting: bool = False) -> Sequence[Any]:
+        """X as what a backbone of this modality reads. Rows are checked as every estimator of scikit-learn does."""
+        return validate_data(self, X, reset=fitting, dtype=np.float32) if modality == "row" else as_items(X, modality)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        # "auto" is a classifier until y has told otherwise.
+        task = getattr(self, "task_", self.task)
+        if task == "regression":
+            tags.estimator_type, tags.classifier_tags, tags.regressor_tags = "regressor", None, RegressorTags()
+        else:
+            tags.classifier_tags.multi_label = task in ("auto", "multilabel")
+        given = self.backbone
+        rows = given.partition(":")[0] == ROWS if isinstance(given, str) else getattr(given, "modality", None) == "row"
+        tags.input_tags.two_d_array, tags.input_tags.one_d_array, tags.input_tags.string = rows, not rows, not rows
+        return tags
