@@ -32,7 +32,7 @@ from graft.records import Epoch, Event, Note, Phase, Plan, Recipe, Task
 from graft.strategies import make_plan
 from graft.train import Checkpoints, find_rate, highest, scaled, train
 from graft.train.layer import linear_head, torch_head
-from graft.transfer.inputs import VALIDATION_SHARE, as_items, can_hold_out, encode, indicators
+from graft.transfer.inputs import VALIDATION_SHARE, Given, as_items, can_hold_out, encode, indicators
 from graft.transfer.speed import LEAST_EPOCHS, epoch_seconds, hash_of, training_speed
 
 __all__ = ["EPOCHS", "FORMAT", "LR", "Transfer"]
@@ -143,18 +143,18 @@ class Transfer(ClassifierMixin, BaseEstimator):
         """
         clock = checkpoints.clock if checkpoints else time.perf_counter
         begun, backbone = clock(), self._load_backbone(items)
-        kept = {"states": states, "checkpoints": checkpoints}
+        kept = {"states": states, "checkpoints": checkpoints, "progress": progress}
         if isinstance(self.lr, str) and self.lr != AUTO:
             raise GraftError(f"lr is {self.lr!r}, expected a rate above 0, e.g. 1e-3, or 'auto'.{near_miss(self.lr, [AUTO])}")
         self.lr_ = LR if isinstance(self.lr, str) else self.lr
         self.columns_: dict[str, str] = {}
         self.task_, self.classes_ = task, np.asarray(classes, dtype=None if len(classes) else str)
         self.history_: list[Epoch] = []
-        metric = metric or default_metric(task, target)[0]
+        given = Given(items, target, task, metric or default_metric(task, target)[0], blocks)
         self.climb_, strategy, epochs = None, self.strategy, self.epochs
         read: dict[str, np.ndarray] = {}
         if isinstance(strategy, str) and strategy == AUTO:
-            self.climb_, read = self._climb(backbone, items, target, task, metric, blocks, kept, lambda: clock() - begun, progress)
+            self.climb_, read = self._climb(backbone, given, kept, lambda: clock() - begun)
             strategy, epochs = self.climb_.strategy, max(self.climb_.epochs, 1)
         self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr_)
         self.strategy_ = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "plan")
@@ -165,20 +165,21 @@ class Transfer(ClassifierMixin, BaseEstimator):
             phases = phases[1:]
         few = solved and len(target) < _FEW_A_CLASS * max(1, len(classes))
         if phases and validation is None and not few and can_hold_out(target, task, blocks):
-            share = min(VALIDATION_SHARE, _VALIDATION_AT_MOST / len(target))
+            share = min(VALIDATION_SHARE, _VALIDATION_AT_MOST / len(given))
             inner, held = holdout(target, task, share, self.random_state, blocks=blocks)
             validation = (View(items, held), target[held])
-            items, target = View(items, inner), target[inner]
-            blocks = None if blocks is None else np.asarray(blocks)[inner]
+            given = given.part(inner)
         head = None
         if solved:
             # Without phases nothing was held out, and what "auto" read is what is wanted.
-            known = None if phases else read.get(self.strategy_)
-            head = self._solve(self._views(backbone, items, self.plan_, progress) if known is None else known, target, blocks, self.head)
+            views = None if phases else read.get(self.strategy_)
+            if views is None:
+                views = self._views(backbone, given.items, self.plan_, progress)
+            head = self._solve(views, given, self.head)
         if phases:
             backbone = copy.deepcopy(backbone)
             plan = replace(self.plan_, phases=phases)
-            head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, kept, progress)
+            head = self._train(backbone, head, plan, given, validation, items_per_epoch, kept)
         assert head is not None
         self.backbone_, self.head_, self.tuned_ = backbone, head, bool(phases)
         return self
@@ -190,9 +191,10 @@ class Transfer(ClassifierMixin, BaseEstimator):
         # A single view is not copied: it may be a file that does not fit into memory.
         return np.stack(views) if number > 1 else views[0][None]
 
-    def _solve(self, views: np.ndarray, target: np.ndarray, blocks: np.ndarray | None, kind: str) -> LinearHead:
-        """The head of a kind on all views (v, n, d) of the items."""
+    def _solve(self, views: np.ndarray, given: Given, kind: str) -> LinearHead:
+        """The head of a kind on all views (v, n, d) of the given items."""
         number, n, width = views.shape
+        target, blocks = given.target, given.blocks
         if number > 1:
             # The views of one item are no independent evidence: they stay on one side when the head is chosen.
             blocks = np.tile(np.arange(n) if blocks is None else blocks, number)
@@ -209,105 +211,94 @@ class Transfer(ClassifierMixin, BaseEstimator):
         )
 
     def _climb(
-        self,
-        backbone: Backbone,
-        items: Sequence[Any],
-        target: np.ndarray,
-        task: Task,
-        metric: str,
-        blocks: np.ndarray | None,
-        kept: dict[str, Any],
-        spent: Callable[[], float],
-        progress: Progress,
+        self, backbone: Backbone, given: Given, kept: dict[str, Any], spent: Callable[[], float]
     ) -> tuple[Climb, dict[str, np.ndarray]]:
         """What "auto" comes to on these items, and strategy -> features (views, n, d) that it read on the way."""
         read: dict[str, np.ndarray] = {}
         widest = FREE[backbone.modality][-1]
-        if widest in free(backbone.modality, len(target)):
+        if widest in free(backbone.modality, len(given)):
             # The output of several stages holds the pooled features too: one pass of the network serves both.
-            read[widest] = self._views(backbone, items, make_plan(widest, backbone.depth, 1, self.lr_), progress)
+            read[widest] = self._views(backbone, given.items, make_plan(widest, backbone.depth, 1, self.lr_), kept["progress"])
             read[PROBE] = read[widest][..., -backbone.width :]
 
         def answer(strategy: str, epochs: int, fitted: np.ndarray, held: np.ndarray) -> np.ndarray:
-            plan = make_plan(strategy, backbone.depth, max(epochs, 1), self.lr_)
-            inner = None if blocks is None else np.asarray(blocks)[fitted]
+            plan, some = make_plan(strategy, backbone.depth, max(epochs, 1), self.lr_), given.part(fitted)
             if not plan.phases:
                 if strategy not in read:
-                    read[strategy] = self._views(backbone, items, plan, progress)
+                    read[strategy] = self._views(backbone, given.items, plan, kept["progress"])
                 kind = "closed" if self.head == "auto" and not epochs else self.head
-                return self._solve(read[strategy][:, fitted], target[fitted], inner, kind).outputs(read[strategy][0, held])
+                return self._solve(read[strategy][:, fitted], some, kind).outputs(read[strategy][0, held])
             model = clone(self).set_params(backbone=backbone, strategy=strategy, epochs=epochs)
-            some, classes = View(items, fitted), self.classes_.tolist()
-            model.fit_encoded(some, target[fitted], task, classes, blocks=inner, metric=metric, progress=progress, **kept)
-            return model.predict_outputs(View(items, held))
-
-        epochs_for = None
-        if self.budget is not None:
-            seconds = budget_seconds(self.budget)
-            about = f"{backbone.fingerprint()} {len(target)} {hash_of(target)} {seconds} {metric} {self.random_state}"
-
-            def epochs_for(strategy: str, strategies_left: int) -> int:
-                def decide() -> float:
-                    left = seconds - spent()
-                    plan = make_plan(strategy, backbone.depth, self.epochs, self.lr_)
-                    if not plan.phases:
-                        # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
-                        passes = plan.views - (plan.tap == "pooled")
-                        return float(passes * len(target) / throughput(backbone, items) < left / strategies_left)
-                    # Tried on four fifths, and where it is kept fitted again on all.
-                    each = 2 * epoch_seconds(backbone, strategy, len(target), training_speed(backbone, items, target, task))
-                    epochs = int(left / strategies_left / each)
-                    return min(self.epochs, epochs) if epochs >= LEAST_EPOCHS else 0
-
-                # A clock decides this once; the same call then does the same again.
-                return int(remembered(f"epochs {strategy} {about}", decide))
+            model.fit_encoded(some.items, some.target, some.task, self.classes_, blocks=some.blocks, metric=some.metric, **kept)
+            return model.predict_outputs(View(given.items, held))
 
         found = climb(
             answer,
-            target,
-            task,
-            metric,
+            given.target,
+            given.task,
+            given.metric,
             modality=backbone.modality,
             seed=self.random_state,
-            blocks=blocks,
-            epochs_for=epochs_for,
+            blocks=given.blocks,
+            epochs_for=None if self.budget is None else self._epochs_within(budget_seconds(self.budget), backbone, given, spent),
         )
         return found, read
+
+    def _epochs_within(self, seconds: float, backbone: Backbone, given: Given, spent: Callable[[], float]) -> Callable[[str, int], int]:
+        """(strategy, strategies that are left) -> epochs that there is time for, 0 for none. spent: the seconds gone by then."""
+        n = len(given)
+        about = f"{backbone.fingerprint()} {n} {hash_of(given.target)} {seconds} {given.metric} {self.random_state}"
+
+        def epochs_for(strategy: str, strategies_left: int) -> int:
+            def decide() -> float:
+                left = seconds - spent()
+                plan = make_plan(strategy, backbone.depth, self.epochs, self.lr_)
+                if not plan.phases:
+                    # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
+                    passes = plan.views - (plan.tap == "pooled")
+                    return float(passes * n / throughput(backbone, given.items) < left / strategies_left)
+                # Tried on four fifths, and where it is kept fitted again on all.
+                speed = training_speed(backbone, given.items, given.target, given.task)
+                epochs = int(left / strategies_left / (2 * epoch_seconds(backbone, strategy, n, speed)))
+                return min(self.epochs, epochs) if epochs >= LEAST_EPOCHS else 0
+
+            # A clock decides this once; the same call then does the same again.
+            return int(remembered(f"epochs {strategy} {about}", decide))
+
+        return epochs_for
 
     def _train(
         self,
         backbone: Backbone,
         start: LinearHead | None,
         plan: Plan,
-        items: Sequence[Any],
-        target: np.ndarray,
+        given: Given,
         validation: Any,
-        metric: str,
         items_per_epoch: int | None,
         kept: dict[str, Any],
-        progress: Progress,
     ) -> LinearHead:
+        target, progress = given.target, kept["progress"]
         regression = self.task_ == "regression"
         # A network learns a target of mean 0 and scale 1; the head gives it back in the user's unit.
         centre, scale = (float(target.mean()), float(target.std()) or 1.0) if regression else (0.0, 1.0)
         head = torch_head(start, backbone.width, max(1, len(self.classes_)), centre, scale, self.random_state)
 
         def better(y: np.ndarray, outputs: np.ndarray) -> float:
-            return signed(metric, METRICS[metric](y, outputs))
+            return signed(given.metric, METRICS[given.metric](y, outputs))
 
         if regression:
             target = (target - centre) / scale
         if regression and validation:
             validation = (validation[0], (validation[1] - centre) / scale)
         recipe = self._recipe(plan, items_per_epoch, bool(validation))
-        told: dict[str, Any] = {"task": self.task_, "recipe": recipe, "seed": self.random_state, "progress": progress}
+        told: dict[str, Any] = {"task": self.task_, "recipe": recipe, "seed": self.random_state}
         if self.lr == AUTO:
-            rate, _ = find_rate(backbone, head, plan, items, target, states=kept["states"], **told)
+            rate, _ = find_rate(backbone, head, plan, given.items, target, states=kept["states"], progress=progress, **told)
             factor = rate / highest(plan)
             plan, self.plan_, self.lr_ = scaled(plan, factor), scaled(self.plan_, factor), self.lr_ * factor
             if progress:
                 progress(Note(f"learning rate: {self.lr_:.3g}, half way down the longest fall of the loss"))
-        for event in train(backbone, head, plan, items, target, validation=validation, metric=better, **told, **kept):
+        for event in train(backbone, head, plan, given.items, target, validation=validation, metric=better, **told, **kept):
             if isinstance(event, Epoch):
                 self.history_.append(event)
             if progress:

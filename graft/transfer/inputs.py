@@ -1,6 +1,7 @@
 """What `Transfer.fit` is given -> items and an encoded target. Trains nothing."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,34 @@ import pandas as pd
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
-from graft.data import binary_rows, encode_target, load_unlabelled, sparable
+from graft.data import View, binary_rows, encode_target, load_unlabelled, sparable
 from graft.errors import GraftError, near_miss
 from graft.records import TASKS, Task
 
 VALIDATION_SHARE = 0.2
 _LEAST_TO_HOLD_OUT = 10
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a fit learns from: n items, their target (n,) or (n, c) as `encode` gives it, (n,) blocks that stay on one side.
+
+    metric: name of the one to choose by.
+    """
+
+    items: Sequence[Any]
+    target: np.ndarray
+    task: Task
+    metric: str
+    blocks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def part(self, index: np.ndarray) -> "Given":
+        """Some of the items, with all that goes with them."""
+        blocks = None if self.blocks is None else np.asarray(self.blocks)[index]
+        return replace(self, items=View(self.items, index), target=self.target[index], blocks=blocks)
 
 
 def can_hold_out(target: np.ndarray, task: Task, blocks: np.ndarray | None) -> bool:
