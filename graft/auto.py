@@ -14,9 +14,9 @@ from graft.records import Score, Task
 
 AUTO, PROBE, LATE = "auto", "feature_extraction", "late_stages"
 # Compared without a budget, see `free`: one pass of the network serves all.
-FREE = {"image": (PROBE, "head2toe"), "text": (PROBE, LATE)}
-# Compared where a budget is given, the cheapest first. Texts have no views.
-DEARER = {"image": ("views", "partial", "lp_ft", "l2_sp"), "text": ("partial", "lp_ft", "l2_sp")}
+FREE = {"image": (PROBE, "head2toe"), "text": (PROBE, LATE), "row": (PROBE,)}
+# Compared where a budget is given, the cheapest first. Texts have no views, and below the head of rows there is nothing to retrain.
+DEARER = {"image": ("views", "partial", "lp_ft", "l2_sp"), "text": ("partial", "lp_ft", "l2_sp"), "row": ()}
 
 _INNER_FOLDS = 5
 # Held-out items that are enough to compare by: of many items not every fold is played.
@@ -35,8 +35,8 @@ Answer = Callable[[str, int, np.ndarray, np.ndarray], np.ndarray]
 
 def describe() -> list[str]:
     """The way up, a line a modality."""
-    then = {modality: ", ".join(names) for modality, names in DEARER.items()}
-    return [f"{modality}s: {', '.join(names)}; where a budget is given, then {then[modality]}" for modality, names in FREE.items()]
+    then = {modality: f"; where a budget is given, then {', '.join(names)}" if names else "" for modality, names in DEARER.items()}
+    return [f"{modality}s: {', '.join(names)}{then[modality]}" for modality, names in FREE.items()]
 
 
 def free(modality: str, n: int) -> tuple[str, ...]:
@@ -101,44 +101,48 @@ def climb(
     late = _begins_late(modality, target, task)
     first, *others = reversed(FREE[modality]) if late else free(modality, n)
     dearer = [*(name for name in FREE[modality] if name not in (first, *others)), *DEARER[modality]]
-    if n_units < 2 * _INNER_FOLDS or _scarcest(target, task) < 2:
-        return Climb(first, 1, (), f"{_stayed(first, late)}: {n} items are too few to hold some out and compare.")
     ladder = _Ladder(answer, target, task, metric, seed)
-    best, no_budget = first, "there is no budget for finding out whether retraining pays."
+
+    def stay(best: str, why: str, epochs: int = 1) -> Climb:
+        return Climb(best, epochs, tuple(ladder.rungs), f"{_stayed(best, late)}: {why}")
+
+    if not others and not dearer:
+        return stay(first, "below the head there is nothing to retrain.")
+    if n_units < 2 * _INNER_FOLDS or _scarcest(target, task) < 2:
+        return stay(first, f"{n} items are too few to hold some out and compare.")
+    best = first
     if others:
         parts = folds(target, task, _INNER_FOLDS, seed, blocks=blocks)[: n_parts(n)]
         ladder.start(first, parts, epochs=0)
         for name in others:
             if few := ladder.too_few(best):
-                return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, late)}: {few}")
+                return stay(best, few)
             best = ladder.better(best, name, 0, parts)
         if few := ladder.too_few(best):
-            return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, late)}: {few}")
+            return stay(best, few)
     if epochs_for is None:
-        return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, late)}: {no_budget}")
+        return stay(best, "there is no budget for finding out whether retraining pays.")
     parts = [holdout(target, task, _HELD_SHARE, seed, blocks=blocks)]
     epochs, start = {best: 1}, best
     tried: list[str] = []
     for place, name in enumerate(dearer):
         if interrupt.asked():
-            why = f"{_stayed(best, late)}: it was interrupted, and did not try {', '.join(dearer[place:])}."
-            return Climb(best, epochs[best], tuple(ladder.rungs), why)
+            return stay(best, f"it was interrupted, and did not try {', '.join(dearer[place:])}.", epochs[best])
         epochs[name] = epochs_for(name, len(dearer) - place)
         if not epochs[name]:
             continue
         if not tried:
             ladder.start(best, parts)
             if few := ladder.too_few(best):
-                return Climb(best, 1, tuple(ladder.rungs), f"{_stayed(best, late)}: {few}")
+                return stay(best, few)
         tried.append(name)
         best = ladder.better(best, name, epochs[name], parts)
     if best != start:
         why = f"{best}: better than {start} on held-out items by more than the standard error."
-    elif tried:
-        why = f"{_stayed(best, late)}: {', '.join(tried)} did not do better on held-out items by more than the standard error."
-    else:
-        why = f"{_stayed(best, late)}: the time that is left allows nothing dearer."
-    return Climb(best, epochs[best], tuple(ladder.rungs), why)
+        return Climb(best, epochs[best], tuple(ladder.rungs), why)
+    if tried:
+        return stay(best, f"{', '.join(tried)} did not do better on held-out items by more than the standard error.")
+    return stay(best, "the time that is left allows nothing dearer.")
 
 
 def n_parts(n: int) -> int:

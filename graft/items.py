@@ -101,7 +101,7 @@ def _decode(item: Any, at_least_px: int | None) -> Image.Image:
 def content_key(item: Any, modality: str) -> bytes:
     """16 bytes that name an item's content: equal content, equal key, wherever the file lies.
 
-    modality: "text" (item is a str) or "image" (anything `open_image` takes).
+    modality: "text" (item is a str), "image" (anything `open_image` takes) or "row" (an array).
     """
     if modality == "text":
         payload = b"text\0" + str(item).encode("utf-8", "surrogatepass")

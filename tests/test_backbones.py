@@ -322,6 +322,24 @@ def test_a_tiny_backbone_is_saved_and_loaded(tmp_path, kind):
     assert again.name == f"checkpoint:{tmp_path}"
 
 
+def test_rows_are_given_back_as_they_are(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(5, 3))
+    backbone = load_backbone("rows:3")
+    np.testing.assert_array_equal(backbone(backbone.prepare(rows)).numpy(), rows.astype(np.float32))
+    backbone.save(tmp_path)
+    again = load_backbone(f"checkpoint:{tmp_path}")
+    assert (again.name, again.modality, again.width, again.fingerprint()) == (f"checkpoint:{tmp_path}", "row", 3, backbone.fingerprint())
+    assert load_backbone("rows:4").fingerprint() != backbone.fingerprint()
+    with pytest.raises(GraftError, match=r"rows:3 was given items of shape \(3,\), \(4,\), expected rows of 3 numbers"):
+        backbone.prepare([np.zeros(3), np.zeros(4)])
+
+
+@pytest.mark.parametrize("width", ["0", "x", "-1"])
+def test_rows_of_no_width_are_refused(width):
+    with pytest.raises(GraftError, match=f"rows:{width}: expected rows:D"):
+        load_backbone(f"rows:{width}")
+
+
 def test_a_copy_that_was_trained_saves_its_own_weights(folder):
     backbone = copy.deepcopy(load_backbone(f"checkpoint:{folder}"))
     with torch.no_grad():

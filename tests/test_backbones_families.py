@@ -3,6 +3,9 @@
 The network itself, run by its own library, is the truth that the stages are held against.
 """
 
+import pickle
+import shutil
+
 import pytest
 import torch
 from backbone_samples import (
@@ -118,6 +121,27 @@ def test_a_saved_backbone_loads_to_the_same_features(save, family, tmp_path):
     assert again.stage_names == backbone.stage_names
     assert again.preprocessing == backbone.preprocessing
     assert not list((tmp_path / "saved").glob(".*")), "a temporary file was left behind"
+
+
+@pytest.mark.parametrize(
+    ("save", "family"), [(save_timm, "ViT"), (save_text, "BERT"), (save_text, "T5 (encoder)"), (save_hf_image, "ResNet")]
+)
+def test_a_pickled_backbone_is_the_same_and_needs_no_file(save, family, tmp_path):
+    save(family, tmp_path)
+    backbone = load_backbone(f"checkpoint:{tmp_path}")
+    backbone.reset(seed=5)
+    again = pickle.loads(pickle.dumps(backbone))
+    shutil.rmtree(tmp_path)
+    assert again.fingerprint() == backbone.fingerprint() and (again.name, again.card) == (backbone.name, backbone.card)
+    items = TEXTS if backbone.modality == "text" else pictures(50)
+    torch.testing.assert_close(features_of(again, again.prepare(items)), features_of(backbone, backbone.prepare(items)), rtol=0, atol=1e-6)
+    for each in (again, backbone):
+        each.reset(seed=6)
+    assert again.fingerprint() == backbone.fingerprint()
+    again.save(tmp_path)
+    assert load_backbone(f"checkpoint:{tmp_path}").fingerprint() == again.fingerprint()
+    theirs, ours = backbone.classifier(), again.classifier()
+    assert type(ours) is type(theirs) and (ours is None or torch.equal(ours.weight, theirs.weight)) and (ours is None) == (family != "ViT")
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -345,3 +345,14 @@ def test_compare_leaves_its_page_and_numbers_and_prints_every_pair(command, tmp_
     assert numbers["rates"] == [0.001] and numbers["epochs"] == 2 and numbers["command"].startswith("graft compare ")
     assert all(f"{pair['first']} - {pair['second']}" in out for pair in numbers["pairs"]) and len(numbers["pairs"]) == 3
     assert "first minus second" in out and str(tmp_path / "out" / "comparison.html") in out
+
+
+def test_a_model_of_rows_is_not_asked_to_read_a_table(command, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(20, 3))
+    graft.Transfer("rows", "feature_extraction", head="closed").fit(rows, rows[:, 0] > 0).save(tmp_path / "model")
+    code, _, said = command("predict", tmp_path, tmp_path / "rows.csv")
+    said = " ".join(said.split())
+    assert (
+        code
+        and f"its model reads rows of 3 numbers, expected one of images or texts. In Python: graft.Transfer.load({str(tmp_path)!r})" in said
+    )

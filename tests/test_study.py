@@ -79,7 +79,7 @@ def test_the_result_keeps_its_promised_keys(judged):
 def test_the_folder_holds_what_is_promised(judged):
     _, out = judged
     assert sorted(path.name for path in out.iterdir()) == [
-        "config.yaml", "log.txt", "model", "predictions.csv", "report.html", "result.json",
+        ".lock", "config.yaml", "log.txt", "model", "predictions.csv", "report.html", "result.json",
     ]  # fmt: skip
     assert {path.name for path in (out / "model").iterdir()} == {"README.md", "backbone", "graft.json", "head.safetensors"}
     config = yaml.safe_load((out / "config.yaml").read_text())

@@ -300,6 +300,36 @@ def test_the_command_ends_with_130_after_a_second_ctrl_c_and_goes_on(tmp_path, s
     assert json.loads((out / "result.json").read_text())["interrupted"] == ""
 
 
+def test_a_second_run_into_the_same_folder_is_refused_until_the_first_is_gone(tmp_path, starter):
+    data, out = pictures(tmp_path / "data"), tmp_path / "run"
+    command = ["run", data, "--out", out, "--backbone", "tiny:image", "--strategy", "full"]
+    child = starter.start(*command)
+    while not (out / "log.txt").exists() or "epoch 1" not in (out / "log.txt").read_text():
+        time.sleep(0.02)
+    os.kill(child, signal.SIGSTOP)
+    log, settings = (out / "log.txt").read_bytes(), (out / "config.yaml").stat().st_mtime_ns
+    second = subprocess.run([sys.executable, "-m", "graft", *map(str, command)], capture_output=True, text=True)
+    # Before anything is asked: a failure would leave it stopped for ever.
+    os.kill(child, signal.SIGKILL)
+    assert starter.wait() == -signal.SIGKILL and (out / ".holder").exists()
+    said = " ".join(second.stderr.split())
+    assert second.returncode and f"{out} is being written by another run (process {child} on " in said
+    assert "Wait until that run ends, stop it, or name another folder with --out." in said
+    assert ((out / "log.txt").read_bytes(), (out / "config.yaml").stat().st_mtime_ns) == (log, settings)
+    starter.start(*command)
+    assert starter.wait() == 0
+    assert (out / "result.json").exists() and not (out / ".holder").exists()
+
+
+def test_a_run_that_fails_lets_go_of_its_folder(tmp_path):
+    with pytest.raises(Stopped):
+        run(table(40), out=tmp_path, progress=stopping_after(1), **NAMED)
+    with folder.held(tmp_path), pytest.raises(GraftError, match=rf"another run \(process {os.getpid()} on "):
+        run(table(40), out=tmp_path, **NAMED)
+    with folder.held(tmp_path):
+        pass
+
+
 def test_a_full_disk_is_said_with_the_folder_and_leaves_nothing_half_written(tmp_path, monkeypatch):
     fsync = os.fsync
 
@@ -313,7 +343,7 @@ def test_a_full_disk_is_said_with_the_folder_and_leaves_nothing_half_written(tmp
     with pytest.raises(GraftError, match=r"the results cannot be written \(.*No space left.*Free some space .* goes on from .*unfinished"):
         run(table(40), out=tmp_path, backbone="tiny:text")
     assert not (tmp_path / "report.html").exists() and not (tmp_path / "result.json").exists()
-    assert list(tmp_path.glob(".*")) == []
+    assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
     monkeypatch.setattr(files.os, "fsync", fsync)
     run(table(40), out=tmp_path, backbone="tiny:text")
     assert (tmp_path / "result.json").exists()

@@ -1,7 +1,9 @@
 """What every backbone is: stages that run in order, and how items become a batch. Heavy: torch."""
 
+import copy
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ State = torch.Tensor | dict[str, torch.Tensor]
 class Backbone(nn.Module):
     """A pretrained network without its head, as a list of stages.
 
-    name: as the user wrote it, e.g. "timm:resnet18". modality: "image" or "text". width: d, length of a feature vector.
+    name: as the user wrote it, e.g. "timm:resnet18". modality: "image", "text" or "row". width: d, length of a feature vector.
     stages: each maps a State to a State; the last gives the pooled features (n, d). A layer group is the parameters of
     one stage, and every parameter is in exactly one.
     stage_names: one word each, e.g. "stem", "layer1", "pool".
@@ -29,6 +31,8 @@ class Backbone(nn.Module):
     card: "licence", "pretrained_on", "published" where known, as text.
     classifier: () -> the layer that the network was pretrained with behind these features, (n, d) -> logits (n, source classes), a new
     copy each time; None where the weights came without it. It is no part of the backbone: not trained, saved or reset with it.
+
+    It is pickled as what `save` writes, and its classifier: on the CPU, in evaluation mode.
     """
 
     def __init__(
@@ -95,6 +99,34 @@ class Backbone(nn.Module):
             digest.update(f"{key}\0{tuple(tensor.shape)}\0{tensor.dtype}\0".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def __reduce__(self) -> tuple[Callable[..., "Backbone"], tuple[Any, ...]]:
+        # What prepares, resets and writes may be closures over a library's objects, which cannot be pickled.
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder)
+            files = {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+        return _from_files, (files, self.name, self.card, self.classifier())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Backbone":
+        # `copy` would otherwise go through the files of `__reduce__`.
+        memo[id(self)] = twin = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+
+def _from_files(files: dict[str, bytes], name: str, card: dict[str, str], classifier: nn.Module | None) -> Backbone:
+    """The backbone that `save` wrote as these files, relative path -> content."""
+    from graft.backbones import load_backbone
+
+    with tempfile.TemporaryDirectory() as folder:
+        for relative, content in files.items():
+            path = Path(folder, relative)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        backbone = load_backbone(f"checkpoint:{folder}")
+    backbone.name, backbone.card = name, card
+    backbone.classifier = lambda: copy.deepcopy(classifier)
+    return backbone
 
 
 def channels_last(maps: torch.Tensor) -> bool:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from graft.backbones import _folders, _networks, hf, sentence, tiny
+from graft.backbones import _folders, _networks, hf, rows, sentence, tiny
 from graft.backbones.base import Backbone
 from graft.errors import GraftError, near_miss
 
@@ -30,8 +30,12 @@ def load(name: str) -> Backbone:
             f"{shown}: there is no {path}.{_neighbour(path)} Give a folder of weights, or a file that ends in {', '.join(_ENDINGS)}."
         )
     folder = path if path.is_dir() else path.parent
-    weights = _weights(path, shown)
     config = _folders.read_json(folder / "config.json") if (folder / "config.json").exists() and not architecture else {}
+    if str(config.get("architecture")).startswith("rows:"):
+        backbone = rows.load(config["architecture"].removeprefix("rows:"))
+        backbone.name = shown
+        return backbone
+    weights = _weights(path, shown)
     if path.is_dir() and not architecture:
         if (folder / "modules.json").exists():
             return sentence.load_folder(folder, shown)

@@ -16,7 +16,7 @@ import typer
 from graft import processes
 from graft.budget import budget_seconds
 from graft.cli.compare import compare
-from graft.cli.options import Backbones, Data, Group, Image, Label, Seed, Split, TaskName, Text
+from graft.cli.options import Backbones, Data, Group, Image, Label, Seed, Split, TaskName, Text, load_labelled
 from graft.cli.show import Progress, Rows, number, print_findings, print_table, progress_bar, rate, say, show_warning, span
 from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.files import replacing
@@ -87,7 +87,7 @@ def run(
     recipe = parse_recipe(settings) if settings else None
     from graft import study
 
-    dataset = _load(data, label, text, image, split, group, task)
+    dataset = load_labelled(data, label, text, image, split, group, task)
     with progress_bar() as progress:
         if tensorboard:
             progress = _with_tensorboard(progress, out / "tensorboard")
@@ -132,7 +132,7 @@ def check(
     """Say what is wrong with the data."""
     from graft import data as rooms
 
-    dataset = _load(data, label, text, image, split, group, task)
+    dataset = load_labelled(data, label, text, image, split, group, task)
     with progress_bar() as progress:
         dataset = rooms.check(dataset, progress=progress)
     for line in _recognised(dataset):
@@ -162,7 +162,7 @@ def rank(
     """
     from graft import study
 
-    dataset = _load(data, label, text, image, split, group, task)
+    dataset = load_labelled(data, label, text, image, split, group, task)
     with progress_bar() as progress:
         ranking = study.rank(dataset, backbone or None, seed=seed, progress=progress)
     rows = [
@@ -238,6 +238,11 @@ def predict(
     from graft.transfer import Transfer
 
     model = Transfer.load(run)
+    if model.backbone_.modality == "row":
+        raise GraftError(
+            f"{run}: its model reads rows of {model.backbone_.width} numbers, expected one of images or texts. "
+            f"In Python: graft.Transfer.load({str(run)!r}).predict(X)."
+        )
     reads = "table" if {"number", "category"} & set(model.columns_.values()) else model.backbone_.modality
     dataset = rooms.load_unlabelled(data, text=text or None, image=image, modality=reads, columns=model.columns_ or None)
     header, rows = prediction_rows(model, dataset)
@@ -322,14 +327,6 @@ def _unreadable(items: Sequence[Any]) -> dict[int, str]:
         except OSError as error:
             errors[position] = f"cannot be read: {error}"
     return errors
-
-
-def _load(
-    data: str, label: str | None, text: list[str] | None, image: str | None, split: str | None, group: str | None, task: str | None
-) -> "Dataset":
-    from graft.data import load
-
-    return load(data, label=label, text=text or None, image=image, split=split, group=group, task=task)  # type: ignore[arg-type]
 
 
 def _recognised(dataset: "Dataset") -> Iterator[str]:

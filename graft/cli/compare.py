@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from graft.budget import budget_seconds
-from graft.cli.options import Data, Group, Image, Label, Seed, Split, TaskName, Text
+from graft.cli.options import Data, Group, Image, Label, Seed, Split, TaskName, Text, load_labelled
 from graft.cli.show import number, print_table, progress_bar, span
 
 
@@ -35,9 +35,8 @@ def compare(
     """
     seconds = None if budget is None else budget_seconds(budget)
     from graft import study
-    from graft.data import load
 
-    dataset = load(data, label=label, text=text or None, image=image, split=split, group=group, task=task)  # type: ignore[arg-type]
+    dataset = load_labelled(data, label, text, image, split, group, task)
     # Known to be writable before any time is spent.
     study.folder.prepare(out)
     with progress_bar() as progress:

@@ -1,8 +1,11 @@
-"""The arguments and flags that several commands share. Declared here, read elsewhere."""
+"""The arguments and flags that several commands share, and the data set that those for DATA name."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from graft.data import Dataset
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="A folder of images, a .zip of one, or a table: CSV, TSV, JSONL, Parquet.")]
 Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to predict.")]
@@ -15,3 +18,12 @@ TaskName = Annotated[
 ]
 Backbones = Annotated[list[str] | None, typer.Option("--backbone", metavar="SOURCE:NAME", help="Pretrained model to consider; repeatable.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same numbers.")]
+
+
+def load_labelled(
+    data: str, label: str | None, text: list[str] | None, image: str | None, split: str | None, group: str | None, task: str | None
+) -> "Dataset":
+    """The labelled data set that a command's flags for DATA name."""
+    from graft.data import load
+
+    return load(data, label=label, text=text or None, image=image, split=split, group=group, task=task)  # type: ignore[arg-type]

@@ -172,7 +172,7 @@ def _classification(cells: list[Any], where: str, why: str) -> Target:
 def _multilabel(cells: list[Any], where: str, why: str) -> Target:
     separator = _best_separator(cells)
     lists = [value if isinstance(value, list) else _pieces(_name(value), separator) for value in cells]
-    binary = _binary_rows(lists)
+    binary = binary_rows(lists)
     classes = tuple(str(i) for i in range(len(lists[0]))) if binary else _sorted({piece for pieces in lists for piece in pieces})
     if len(classes) < 2:
         raise GraftError(
@@ -193,7 +193,7 @@ def _best_separator(cells: list[Any]) -> str:
     return max(SEPARATORS, key=lambda separator: sum(separator in text for text in texts))
 
 
-def _binary_rows(lists: list[list[str]]) -> bool:
+def binary_rows(lists: list[list[str]]) -> bool:
     """Whether the lists are rows of 0 and 1, one place a class, rather than names."""
     length = len(lists[0])
     return (

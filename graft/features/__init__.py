@@ -108,6 +108,11 @@ class _Extraction:
         """(n, d), the features of the items."""
         if not len(items):
             return np.empty((0, self.backbone.width), np.float32)
+        if self.backbone.modality == "row":
+            # They are the features already: there is nothing to run, and nothing worth keeping.
+            rows = self.backbone.prepare(items)
+            assert isinstance(rows, torch.Tensor)
+            return rows.numpy()
         digests = content_keys(items, self.backbone.modality)
         # first: (m,) where each content is met first. which: (n,) the content of each item.
         keys, first, which = np.unique(sortable(digests), return_index=True, return_inverse=True)

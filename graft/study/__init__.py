@@ -89,13 +89,15 @@ def run(
     A run that was killed goes on when the same call names the same `out`, and ends with the same numbers. A first Ctrl-C ends what is
     under way and reports what is finished: candidates and folds without a turn are left out, but for what a verdict needs (two folds,
     one whole fit of each control); `result.interrupted` and the page say so, and the same call goes on. A second one ends at once.
-    A finished run is computed again, with the features and decisions that are remembered; a folder of other settings is refused.
+    A finished run is computed again, with the features and decisions that are remembered; a folder of other settings is refused,
+    and one that another run is writing.
     """
-    with interrupt.listening() if processes.count() == 1 else nullcontext():
-        begun = time.perf_counter()
-        seconds = resolve_budget(budget)
-        named = known_strategies(_listed(strategy) or ())
-        path = folder.prepare(out) if out is not None else None
+    begun = time.perf_counter()
+    seconds = resolve_budget(budget)
+    named = known_strategies(_listed(strategy) or ())
+    path = folder.prepare(out) if out is not None else None
+    listening = interrupt.listening() if processes.count() == 1 else nullcontext()
+    with listening, folder.held(path) if path else nullcontext():
         log = Log(progress)
 
         strategies = named or [AUTO]

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from graft import processes
 from graft.errors import GraftError
 from graft.files import replacing, to_disk
 from graft.records import Result
@@ -31,6 +35,38 @@ def prepare(out: str | Path) -> Path:
             f"{out} cannot be written to ({error.strerror}), expected a folder for the results. Name another with --out."
         ) from error
     return out
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Within, no other run can have this folder. The system lets go of it when the process ends, however it ends.
+
+    Of several processes that share one run the first holds it for all. Raises GraftError naming the process that has it.
+    """
+    lock, holder = FileLock(out / ".lock"), out / ".holder"
+
+    def refusal() -> str:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = holder.read_text(encoding="utf-8") if holder.exists() else "a process"
+            return (
+                f"{out} is being written by another run ({who}), expected a folder that no other run has. "
+                "Wait until that run ends, stop it, or name another folder with --out."
+            )
+        # Not in the locked file itself, which some systems let nobody else read.
+        holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        return ""
+
+    refused = processes.from_first(refusal() if processes.first() else "")
+    if refused:
+        raise GraftError(refused)
+    try:
+        yield
+    finally:
+        if processes.first():
+            holder.unlink(missing_ok=True)
+            lock.release()
 
 
 UNFINISHED = "unfinished"

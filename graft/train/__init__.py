@@ -17,7 +17,7 @@ from graft.records import Epoch, Note, Plan, Recipe, Task
 from graft.train.check import checked_loss
 from graft.train.checkpoint import Checkpoints
 from graft.train.finder import find_rate, highest, scaled
-from graft.train.loop import Labelled, Metric, Run
+from graft.train.loop import Labelled, Lessons, Metric, Run
 from graft.train.tasks import decode
 from graft.train.trial import measured
 
@@ -64,20 +64,20 @@ def train(
     plan builds in, and while training when the loss is no finite number; in bf16 the phase is begun again in fp32 instead, with a
     warning.
     """
-    loss, weight = checked_loss(backbone, head, plan, recipe, items, y, task, validation)
+    lessons = Lessons(items, y, validation)
+    loss, weight = checked_loss(backbone, head, plan, recipe, lessons, task)
 
     def play() -> Generator[Epoch | Note, None, None]:
         chosen = recipe
         if recipe.augment == "auto":
-            assert validation is not None  # checked
 
             def make(plan: Plan, recipe: Recipe) -> Run:
                 one, other = copy.deepcopy(backbone), copy.deepcopy(head)
                 return Run(one, other, plan, recipe, task, loss, metric, seed, states, progress, weight=weight)
 
-            chosen = yield from measured(make, plan, recipe, backbone.modality, items, y, validation)
+            chosen = yield from measured(make, plan, recipe, backbone.modality, lessons)
         run = Run(backbone, head, plan, chosen, task, loss, metric, seed, states, progress, checkpoints, weight=weight)
-        yield from run.play(items, y, validation)
+        yield from run.play(lessons)
 
     return play()
 

@@ -1,8 +1,5 @@
 """What `train` is called with, checked before any time is spent. Heavy: torch, to ask the head how many outputs it has."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import torch
 from torch import nn
@@ -14,7 +11,7 @@ from graft.losses import LOSSES
 from graft.records import BATCH_NORMS, PRECISIONS, SAMPLERS, SCHEDULES, TASKS, Plan, Recipe, Task
 from graft.strategies import check_plan
 from graft.train.augment import MAGNITUDE
-from graft.train.loop import Labelled
+from graft.train.loop import Lessons
 from graft.train.tasks import Loss, class_weights, task_loss
 
 
@@ -26,34 +23,11 @@ def n_outputs(backbone: Backbone, head: nn.Module) -> int:
 
 
 def checked_loss(
-    backbone: Backbone,
-    head: nn.Module,
-    plan: Plan,
-    recipe: Recipe,
-    items: Sequence[Any],
-    y: np.ndarray,
-    task: Task,
-    validation: Labelled | None,
+    backbone: Backbone, head: nn.Module, plan: Plan, recipe: Recipe, lessons: Lessons, task: Task
 ) -> tuple[Loss, torch.Tensor | None]:
-    """The loss that training goes by, and the weight of each class in it; raises what `check` does."""
+    """The loss that training goes by, and the weight of each class in it. Raises one GraftError that lists all that does not fit."""
+    items, y, validation = lessons
     classes = n_outputs(backbone, head.to(device_of(backbone)))
-    check(backbone, head, plan, recipe, items, y, task, classes, validation)
-    weight = class_weights(task, y, classes, recipe.class_weight, device_of(backbone))
-    return task_loss(task, weight, recipe.smoothing), weight
-
-
-def check(
-    backbone: Backbone,
-    head: nn.Module,
-    plan: Plan,
-    recipe: Recipe,
-    items: Sequence[Any],
-    y: np.ndarray,
-    task: Task,
-    classes: int,
-    validation: Labelled | None,
-) -> None:
-    """Raise one GraftError that lists all that does not fit."""
     if task not in TASKS:
         raise GraftError(f"train: task is {task!r}, expected one of {', '.join(TASKS)}.{near_miss(task, TASKS)}")
     check_plan(plan, backbone.depth, f"train {backbone.name}")
@@ -88,6 +62,8 @@ def check(
     elif class_weight is not None and not isinstance(class_weight, str) and np.shape(class_weight) != (classes,):
         problems.append(f"train: class_weight has shape {np.shape(class_weight)}, expected ({classes},): one number a class.")
     raise_all(problems + recipe_problems(recipe, task, backbone, plan, validated=bool(validation)))
+    weight = class_weights(task, y, classes, recipe.class_weight, device_of(backbone))
+    return task_loss(task, weight, recipe.smoothing), weight
 
 
 def recipe_problems(recipe: Recipe, task: Task, backbone: Backbone, plan: Plan, *, validated: bool) -> list[str]:

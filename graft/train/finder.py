@@ -16,7 +16,7 @@ from graft.features import Progress, States
 from graft.records import Plan, Recipe, Task
 from graft.registry import Registry
 from graft.train.check import checked_loss
-from graft.train.loop import Run
+from graft.train.loop import Lessons, Run
 
 # fastai's: from 1e-7 to 10 in a hundred steps, until the smoothed loss is four times its least.
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
@@ -58,13 +58,14 @@ def find_rate(
     top = max(*phase.lr, phase.head_lr)
     recipe = replace(recipe, patience=None, averaging=0.0, augment=recipe.augment is not False)
     backbone, head = copy.deepcopy(backbone), copy.deepcopy(head)
-    loss, weight = checked_loss(backbone, head, plan, recipe, items, y, task, None)
+    lessons = Lessons(items, y)
+    loss, weight = checked_loss(backbone, head, plan, recipe, lessons, task)
     batches = max(1, min(len(items), recipe.items_per_epoch or len(items)) // recipe.batch_size)
     epochs = math.ceil(STEPS / math.ceil(batches / recipe.accumulate))
     probe = scaled(replace(plan, phases=(replace(phase, epochs=epochs),)), 1 / top)
     search = _Search(backbone, head, probe, recipe, task, loss, None, seed, states, progress, weight=weight)
     try:
-        for _ in search.play(items, y, None):
+        for _ in search.play(lessons):
             pass
     except _Enough:
         pass

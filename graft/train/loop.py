@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,15 @@ from graft.train.tasks import Loss, balanced, decode, encoded, mass, task_loss
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 Labelled = tuple[Sequence[Any], np.ndarray]
+
+
+class Lessons(NamedTuple):
+    """What is learned from, n items and their encoded target, and the part that is scored after each epoch, where there is one."""
+
+    items: Sequence[Any]
+    y: np.ndarray
+    validation: Labelled | None = None
+
 
 _WEIGHT_DECAY = 0.01  # AdamW's default in PyTorch
 
@@ -68,7 +77,8 @@ class Run:
         # From this stage on weights are no longer those that the run came with.
         self.untouched = 0 if self.plan.reset else self.backbone.depth
 
-    def play(self, items: Sequence[Any], y: np.ndarray, validation: Labelled | None) -> Generator[Epoch, None, None]:
+    def play(self, lessons: Lessons) -> Generator[Epoch, None, None]:
+        items, y, validation = lessons
         keep_freed()
         if any(any(phase.lr) for phase in self.plan.phases):
             self.bf16 = computes_in_bf16(self.recipe.precision, self.backbone, self.head, items)

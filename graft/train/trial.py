@@ -2,15 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
 
 from graft.records import Epoch, Note, Plan, Recipe
 from graft.train import augment
-from graft.train.loop import Labelled, Run
+from graft.train.loop import Lessons, Run
 
 _SHARE = 3  # a third of the epochs of the first phase in which a layer group learns
 
@@ -20,9 +17,7 @@ def measured(
     plan: Plan,
     recipe: Recipe,
     modality: str,
-    items: Sequence[Any],
-    y: np.ndarray,
-    validation: Labelled,
+    lessons: Lessons,
 ) -> Generator[Note, None, Recipe]:
     """The recipe with `augment` decided; tells what was measured.
 
@@ -36,14 +31,15 @@ def measured(
         return recipe
     phase = plan.phases[learning]
     short = replace(plan, phases=(*plan.phases[:learning], replace(phase, epochs=math.ceil(phase.epochs / _SHARE))))
+    assert lessons.validation is not None  # checked
     begun, epochs, scores = time.perf_counter(), 0, {}
     for augmented in (True, False):
-        events = list(make(short, replace(recipe, augment=augmented)).play(items, y, validation))
+        events = list(make(short, replace(recipe, augment=augmented)).play(lessons))
         epochs += len(events)
         scores[augmented] = max(_score(event) for event in events if event.phase == learning)
     better = scores[True] >= scores[False]
     yield Note(
-        f"augmentation: score {scores[True]:.4f} with, {scores[False]:.4f} without, on {len(validation[1])} validation items after "
+        f"augmentation: score {scores[True]:.4f} with, {scores[False]:.4f} without, on {len(lessons.validation[1])} validation items after "
         f"{epochs} epochs in all, {time.perf_counter() - begun:.1f} s; training goes on {'with' if better else 'without'} it."
     )
     return replace(recipe, augment=better)

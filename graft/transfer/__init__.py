@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import RegressorTags, Tags
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from graft.auto import AUTO, FREE, PROBE, Climb, climb, free
 from graft.backbones import load_backbone
@@ -29,12 +32,13 @@ from graft.records import Epoch, Event, Note, Phase, Plan, Recipe, Task
 from graft.strategies import make_plan
 from graft.train import Checkpoints, find_rate, highest, scaled, train
 from graft.train.layer import linear_head, torch_head
-from graft.transfer.inputs import VALIDATION_SHARE, as_items, can_hold_out, encode
+from graft.transfer.inputs import VALIDATION_SHARE, Given, as_items, can_hold_out, encode, indicators
 from graft.transfer.speed import LEAST_EPOCHS, epoch_seconds, hash_of, training_speed
 
 __all__ = ["EPOCHS", "FORMAT", "LR", "Transfer"]
 
 FORMAT = 1  # of the saved folder
+ROWS = "rows"  # the backbone whose width is told by X
 EPOCHS, LR = 10, 1e-3  # what strategies are called with unless told otherwise
 _VALIDATION_AT_MOST = 500  # items: more would cost time and hardly sharpen the score
 # With fewer labels a class than this, a start that is already good loses more by giving some up than early stopping gains.
@@ -47,7 +51,8 @@ Progress = Callable[[Event], None] | None
 class Transfer(ClassifierMixin, BaseEstimator):
     """A pretrained backbone, retrained as a strategy says, with a head of its own.
 
-    backbone: a name ("sentence:minilm", "timm:resnet18", "checkpoint:FOLDER") or a Backbone.
+    backbone: a name ("sentence:minilm", "timm:resnet18", "checkpoint:FOLDER") or a Backbone; "rows" reads rows of numbers as they
+    are, such as features that another model gave: only the head learns.
     strategy: "auto", a name (`graft list strategies`), a function (depth, epochs, lr) -> Plan, or a Plan. "auto" starts from the
     frozen features and goes on only while held-out items support it, see `graft.auto.climb`.
     task: "classification", "multilabel" or "regression"; "auto" tells by y: numbers with fractions are a regression,
@@ -56,7 +61,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
     among those in closed form, the cheapest).
     epochs, lr: what the strategy is called with. lr is the head's rate; backbones learn at fractions of it. "auto": raised until the
     loss no longer falls, see `graft.train.find_rate`; for a Plan, all its rates are scaled alike.
-    class_weight: None, or "balanced".
+    class_weight: None, "balanced", or {class: weight}; a class that is not named weighs 1.
     recipe: how the plan is played, see `graft.records.Recipe`; without a patience of its own, a third
     of the plan's epochs, at least three.
     test_views: of each image that predictions are averaged over: the judged one, and random ones.
@@ -64,6 +69,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
     random_state: seed of everything drawn; the same call twice gives the same model.
 
     After fit: `classes_`, `task_`, `plan_`, `backbone_`, `head_`, `history_` (an Epoch for each epoch trained),
+    `n_features_in_` and `feature_names_in_` (of rows),
     `lr_` (the rate it trained at; of an "auto" that trained nothing, the one it would start from),
     `columns_` (name -> kind of the table's columns that it reads, where a study knows them), `strategy_` (its name, the one
     that "auto" came to), `climb_` (what "auto" tried and why it stopped, else None).
@@ -79,7 +85,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         head: str = "auto",
         epochs: int = EPOCHS,
         lr: float | str = LR,
-        class_weight: str | None = None,
+        class_weight: str | dict[Any, float] | None = None,
         recipe: Recipe | None = None,
         test_views: int = 1,
         budget: str | float | None = None,
@@ -98,12 +104,17 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> "Transfer":
-        """X: n file paths, PIL images, arrays (h, w[, 3]) of uint8, texts, or a DataFrame. y: n labels.
+        """X: n file paths, PIL images, arrays (h, w[, 3]) of uint8, texts, or a DataFrame; for "rows" numbers (n, d). y: n labels.
 
         groups: (n,), items that share a value stay on one side when something is held out for choosing. Returns self.
-        Raises GraftError where X and y do not fit each other, the backbone or the task.
+        Raises GraftError where X and y do not fit each other, the backbone or the task; of rows that are not finite, sparse or no
+        numbers scikit-learn's own ValueError or TypeError.
         """
-        items = as_items(X, self._load_backbone().modality)
+        if y is None:
+            raise GraftError("fit requires y to be passed, but the target y is None: expected a label for each item.")
+        if not hasattr(y, "__len__"):
+            y = np.asarray(y)
+        items = self._items(X, "row" if self.backbone == ROWS else self._load_backbone().modality, fitting=True)
         if len(items) != len(y):
             raise GraftError(f"X has {len(items)} items and y has {len(y)} labels, expected one label an item.")
         task, target, classes = encode(y, self.task)
@@ -114,7 +125,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         items: Sequence[Any],
         target: np.ndarray,
         task: Task,
-        classes: Sequence[Any],
+        classes: Sequence[Any] | np.ndarray,
         *,
         blocks: np.ndarray | None = None,
         validation: tuple[Sequence[Any], np.ndarray] | None = None,
@@ -132,19 +143,19 @@ class Transfer(ClassifierMixin, BaseEstimator):
         states: keeps what frozen stages gave, for other fits of the same backbone. checkpoints: lets a fit that was interrupted go on.
         """
         clock = checkpoints.clock if checkpoints else time.perf_counter
-        begun, backbone = clock(), self._load_backbone()
-        kept = {"states": states, "checkpoints": checkpoints}
+        begun, backbone = clock(), self._load_backbone(items)
+        kept = {"states": states, "checkpoints": checkpoints, "progress": progress}
         if isinstance(self.lr, str) and self.lr != AUTO:
             raise GraftError(f"lr is {self.lr!r}, expected a rate above 0, e.g. 1e-3, or 'auto'.{near_miss(self.lr, [AUTO])}")
         self.lr_ = LR if isinstance(self.lr, str) else self.lr
         self.columns_: dict[str, str] = {}
         self.task_, self.classes_ = task, np.asarray(classes, dtype=None if len(classes) else str)
         self.history_: list[Epoch] = []
-        metric = metric or default_metric(task, target)[0]
+        given = Given(items, target, task, metric or default_metric(task, target)[0], blocks)
         self.climb_, strategy, epochs = None, self.strategy, self.epochs
         read: dict[str, np.ndarray] = {}
         if isinstance(strategy, str) and strategy == AUTO:
-            self.climb_, read = self._climb(backbone, items, target, task, metric, blocks, kept, lambda: clock() - begun, progress)
+            self.climb_, read = self._climb(backbone, given, kept, lambda: clock() - begun)
             strategy, epochs = self.climb_.strategy, max(self.climb_.epochs, 1)
         self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr_)
         self.strategy_ = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "plan")
@@ -155,20 +166,21 @@ class Transfer(ClassifierMixin, BaseEstimator):
             phases = phases[1:]
         few = solved and len(target) < _FEW_A_CLASS * max(1, len(classes))
         if phases and validation is None and not few and can_hold_out(target, task, blocks):
-            share = min(VALIDATION_SHARE, _VALIDATION_AT_MOST / len(target))
+            share = min(VALIDATION_SHARE, _VALIDATION_AT_MOST / len(given))
             inner, held = holdout(target, task, share, self.random_state, blocks=blocks)
             validation = (View(items, held), target[held])
-            items, target = View(items, inner), target[inner]
-            blocks = None if blocks is None else np.asarray(blocks)[inner]
+            given = given.part(inner)
         head = None
         if solved:
             # Without phases nothing was held out, and what "auto" read is what is wanted.
-            known = None if phases else read.get(self.strategy_)
-            head = self._solve(self._views(backbone, items, self.plan_, progress) if known is None else known, target, blocks, self.head)
+            views = None if phases else read.get(self.strategy_)
+            if views is None:
+                views = self._views(backbone, given.items, self.plan_, progress)
+            head = self._solve(views, given, self.head)
         if phases:
             backbone = copy.deepcopy(backbone)
             plan = replace(self.plan_, phases=phases)
-            head = self._train(backbone, head, plan, items, target, validation, metric, items_per_epoch, kept, progress)
+            head = self._train(backbone, head, plan, given, validation, items_per_epoch, kept)
         assert head is not None
         self.backbone_, self.head_, self.tuned_ = backbone, head, bool(phases)
         return self
@@ -180,9 +192,10 @@ class Transfer(ClassifierMixin, BaseEstimator):
         # A single view is not copied: it may be a file that does not fit into memory.
         return np.stack(views) if number > 1 else views[0][None]
 
-    def _solve(self, views: np.ndarray, target: np.ndarray, blocks: np.ndarray | None, kind: str) -> LinearHead:
-        """The head of a kind on all views (v, n, d) of the items."""
+    def _solve(self, views: np.ndarray, given: Given, kind: str) -> LinearHead:
+        """The head of a kind on all views (v, n, d) of the given items."""
         number, n, width = views.shape
+        target, blocks = given.target, given.blocks
         if number > 1:
             # The views of one item are no independent evidence: they stay on one side when the head is chosen.
             blocks = np.tile(np.arange(n) if blocks is None else blocks, number)
@@ -199,105 +212,94 @@ class Transfer(ClassifierMixin, BaseEstimator):
         )
 
     def _climb(
-        self,
-        backbone: Backbone,
-        items: Sequence[Any],
-        target: np.ndarray,
-        task: Task,
-        metric: str,
-        blocks: np.ndarray | None,
-        kept: dict[str, Any],
-        spent: Callable[[], float],
-        progress: Progress,
+        self, backbone: Backbone, given: Given, kept: dict[str, Any], spent: Callable[[], float]
     ) -> tuple[Climb, dict[str, np.ndarray]]:
         """What "auto" comes to on these items, and strategy -> features (views, n, d) that it read on the way."""
         read: dict[str, np.ndarray] = {}
         widest = FREE[backbone.modality][-1]
-        if widest in free(backbone.modality, len(target)):
+        if widest in free(backbone.modality, len(given)):
             # The output of several stages holds the pooled features too: one pass of the network serves both.
-            read[widest] = self._views(backbone, items, make_plan(widest, backbone.depth, 1, self.lr_), progress)
+            read[widest] = self._views(backbone, given.items, make_plan(widest, backbone.depth, 1, self.lr_), kept["progress"])
             read[PROBE] = read[widest][..., -backbone.width :]
 
         def answer(strategy: str, epochs: int, fitted: np.ndarray, held: np.ndarray) -> np.ndarray:
-            plan = make_plan(strategy, backbone.depth, max(epochs, 1), self.lr_)
-            inner = None if blocks is None else np.asarray(blocks)[fitted]
+            plan, some = make_plan(strategy, backbone.depth, max(epochs, 1), self.lr_), given.part(fitted)
             if not plan.phases:
                 if strategy not in read:
-                    read[strategy] = self._views(backbone, items, plan, progress)
+                    read[strategy] = self._views(backbone, given.items, plan, kept["progress"])
                 kind = "closed" if self.head == "auto" and not epochs else self.head
-                return self._solve(read[strategy][:, fitted], target[fitted], inner, kind).outputs(read[strategy][0, held])
+                return self._solve(read[strategy][:, fitted], some, kind).outputs(read[strategy][0, held])
             model = clone(self).set_params(backbone=backbone, strategy=strategy, epochs=epochs)
-            some, classes = View(items, fitted), self.classes_.tolist()
-            model.fit_encoded(some, target[fitted], task, classes, blocks=inner, metric=metric, progress=progress, **kept)
-            return model.predict_outputs(View(items, held))
-
-        epochs_for = None
-        if self.budget is not None:
-            seconds = budget_seconds(self.budget)
-            about = f"{backbone.fingerprint()} {len(target)} {hash_of(target)} {seconds} {metric} {self.random_state}"
-
-            def epochs_for(strategy: str, strategies_left: int) -> int:
-                def decide() -> float:
-                    left = seconds - spent()
-                    plan = make_plan(strategy, backbone.depth, self.epochs, self.lr_)
-                    if not plan.phases:
-                        # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
-                        passes = plan.views - (plan.tap == "pooled")
-                        return float(passes * len(target) / throughput(backbone, items) < left / strategies_left)
-                    # Tried on four fifths, and where it is kept fitted again on all.
-                    each = 2 * epoch_seconds(backbone, strategy, len(target), training_speed(backbone, items, target, task))
-                    epochs = int(left / strategies_left / each)
-                    return min(self.epochs, epochs) if epochs >= LEAST_EPOCHS else 0
-
-                # A clock decides this once; the same call then does the same again.
-                return int(remembered(f"epochs {strategy} {about}", decide))
+            model.fit_encoded(some.items, some.target, some.task, self.classes_, blocks=some.blocks, metric=some.metric, **kept)
+            return model.predict_outputs(View(given.items, held))
 
         found = climb(
             answer,
-            target,
-            task,
-            metric,
+            given.target,
+            given.task,
+            given.metric,
             modality=backbone.modality,
             seed=self.random_state,
-            blocks=blocks,
-            epochs_for=epochs_for,
+            blocks=given.blocks,
+            epochs_for=None if self.budget is None else self._epochs_within(budget_seconds(self.budget), backbone, given, spent),
         )
         return found, read
+
+    def _epochs_within(self, seconds: float, backbone: Backbone, given: Given, spent: Callable[[], float]) -> Callable[[str, int], int]:
+        """(strategy, strategies that are left) -> epochs that there is time for, 0 for none. spent: the seconds gone by then."""
+        n = len(given)
+        about = f"{backbone.fingerprint()} {n} {hash_of(given.target)} {seconds} {given.metric} {self.random_state}"
+
+        def epochs_for(strategy: str, strategies_left: int) -> int:
+            def decide() -> float:
+                left = seconds - spent()
+                plan = make_plan(strategy, backbone.depth, self.epochs, self.lr_)
+                if not plan.phases:
+                    # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
+                    passes = plan.views - (plan.tap == "pooled")
+                    return float(passes * n / throughput(backbone, given.items) < left / strategies_left)
+                # Tried on four fifths, and where it is kept fitted again on all.
+                speed = training_speed(backbone, given.items, given.target, given.task)
+                epochs = int(left / strategies_left / (2 * epoch_seconds(backbone, strategy, n, speed)))
+                return min(self.epochs, epochs) if epochs >= LEAST_EPOCHS else 0
+
+            # A clock decides this once; the same call then does the same again.
+            return int(remembered(f"epochs {strategy} {about}", decide))
+
+        return epochs_for
 
     def _train(
         self,
         backbone: Backbone,
         start: LinearHead | None,
         plan: Plan,
-        items: Sequence[Any],
-        target: np.ndarray,
+        given: Given,
         validation: Any,
-        metric: str,
         items_per_epoch: int | None,
         kept: dict[str, Any],
-        progress: Progress,
     ) -> LinearHead:
+        target, progress = given.target, kept["progress"]
         regression = self.task_ == "regression"
         # A network learns a target of mean 0 and scale 1; the head gives it back in the user's unit.
         centre, scale = (float(target.mean()), float(target.std()) or 1.0) if regression else (0.0, 1.0)
         head = torch_head(start, backbone.width, max(1, len(self.classes_)), centre, scale, self.random_state)
 
         def better(y: np.ndarray, outputs: np.ndarray) -> float:
-            return signed(metric, METRICS[metric](y, outputs))
+            return signed(given.metric, METRICS[given.metric](y, outputs))
 
         if regression:
             target = (target - centre) / scale
         if regression and validation:
             validation = (validation[0], (validation[1] - centre) / scale)
         recipe = self._recipe(plan, items_per_epoch, bool(validation))
-        told: dict[str, Any] = {"task": self.task_, "recipe": recipe, "seed": self.random_state, "progress": progress}
+        told: dict[str, Any] = {"task": self.task_, "recipe": recipe, "seed": self.random_state}
         if self.lr == AUTO:
-            rate, _ = find_rate(backbone, head, plan, items, target, states=kept["states"], **told)
+            rate, _ = find_rate(backbone, head, plan, given.items, target, states=kept["states"], progress=progress, **told)
             factor = rate / highest(plan)
             plan, self.plan_, self.lr_ = scaled(plan, factor), scaled(self.plan_, factor), self.lr_ * factor
             if progress:
                 progress(Note(f"learning rate: {self.lr_:.3g}, half way down the longest fall of the loss"))
-        for event in train(backbone, head, plan, items, target, validation=validation, metric=better, **told, **kept):
+        for event in train(backbone, head, plan, given.items, target, validation=validation, metric=better, **told, **kept):
             if isinstance(event, Epoch):
                 self.history_.append(event)
             if progress:
@@ -320,6 +322,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         given = self.recipe.class_weight if self.recipe else None
         if self.class_weight is not None and given is not None:
             raise GraftError(f"class_weight is {self.class_weight!r}, and {given!r} in the recipe, expected one of them.")
+        if isinstance(self.class_weight, dict):
+            return compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
         return given if self.class_weight is None else self.class_weight
 
     def _patience(self, plan: Plan) -> int:
@@ -336,17 +340,20 @@ class Transfer(ClassifierMixin, BaseEstimator):
         if number < 1 or (number > 1 and self.backbone_.modality != "image"):
             most = "1 or more" if self.backbone_.modality == "image" else "1, as a text has no other view"
             raise GraftError(f"{number} views of each {self.backbone_.modality} to predict from, expected {most}. See test_views.")
-        items = as_items(X, self.backbone_.modality)
+        items = self._items(X, self.backbone_.modality)
         # A tuned backbone is one of many that a study makes: its features would fill the disk and never be asked for again.
         kept: dict[str, Any] = {"tap": self.plan_.tap, "cache": not self.tuned_, "progress": progress}
         outputs = [self.head_.outputs(extract(self.backbone_, items, view=view, **kept)) for view in range(number)]
         return np.mean(outputs, 0) if number > 1 else outputs[0]
 
+    def _has_classes(self) -> bool:
+        if getattr(self, "task_", self.task) == "regression":
+            raise AttributeError("predict_proba: this model is a regression, of numbers, and has no classes. Use predict.")
+        return True
+
+    @available_if(_has_classes)
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities (n, c), columns in the order of `classes_`. Raises GraftError on a regression."""
-        check_is_fitted(self, "head_")
-        if self.task_ == "regression":
-            raise GraftError("predict_proba: this model was fitted on numbers (a regression) and has no classes. Use predict.")
+        """Probabilities (n, c), columns in the order of `classes_`. A regression has no such method (AttributeError)."""
         return self.predict_outputs(X)
 
     def predict(self, X: Any) -> np.ndarray:
@@ -363,12 +370,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         from sklearn.metrics import accuracy_score, r2_score
 
         judge = r2_score if self.task_ == "regression" else accuracy_score
-        truth = self._indicators(y) if self.task_ == "multilabel" else np.asarray(y)
+        truth = indicators(y, self.classes_.tolist()) if self.task_ == "multilabel" else np.asarray(y)
         return float(judge(truth, self.predict(X), sample_weight=sample_weight))
-
-    def _indicators(self, y: Any) -> np.ndarray:
-        """(n, c) of 0 and 1, from such a matrix or from a list of labels for each item."""
-        return np.asarray(y) if getattr(y, "ndim", 1) == 2 else np.array([[int(name in labels) for name in self.classes_] for labels in y])
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `Transfer.load` opens again: backbone, head (safetensors), classes, preprocessing."""
@@ -390,6 +393,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             "preprocessing": self.backbone_.preprocessing,
             "columns": self.columns_,
             "test_views": self.test_views,
+            "feature_names": getattr(self, "feature_names_in_", np.empty(0)).tolist(),
         }
         (folder / "graft.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -413,6 +417,10 @@ class Transfer(ClassifierMixin, BaseEstimator):
         model.backbone_.name = about["backbone"]
         model.head_ = LinearHead.from_arrays(load_file(folder / "head.safetensors"))
         model.columns_ = about["columns"]
+        if model.backbone_.modality == "row":
+            model.n_features_in_ = model.backbone_.width
+        if about.get("feature_names"):
+            model.feature_names_in_ = np.array(about["feature_names"], dtype=object)
         model.task_, model.tuned_, model.history_ = about["task"], about["tuned"], []
         model.classes_ = np.asarray(about["classes"], dtype=None if about["classes"] else str)
         plan = about["plan"]
@@ -422,5 +430,25 @@ class Transfer(ClassifierMixin, BaseEstimator):
         model.strategy_, model.climb_ = about.get("strategy", "plan"), None
         return model
 
-    def _load_backbone(self) -> Backbone:
-        return load_backbone(self.backbone) if isinstance(self.backbone, str) else self.backbone
+    def _load_backbone(self, items: Sequence[Any] = ()) -> Backbone:
+        """items: what it will read, which tell how wide "rows" are."""
+        if not isinstance(self.backbone, str):
+            return self.backbone
+        return load_backbone(f"{ROWS}:{len(items[0])}" if self.backbone == ROWS else self.backbone)
+
+    def _items(self, X: Any, modality: str, fitting: bool = False) -> Sequence[Any]:
+        """X as what a backbone of this modality reads. Rows are checked as every estimator of scikit-learn does."""
+        return validate_data(self, X, reset=fitting, dtype=np.float32) if modality == "row" else as_items(X, modality)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        # "auto" is a classifier until y has told otherwise.
+        task = getattr(self, "task_", self.task)
+        if task == "regression":
+            tags.estimator_type, tags.classifier_tags, tags.regressor_tags = "regressor", None, RegressorTags()
+        else:
+            tags.classifier_tags.multi_label = task in ("auto", "multilabel")
+        given = self.backbone
+        rows = given.partition(":")[0] == ROWS if isinstance(given, str) else getattr(given, "modality", None) == "row"
+        tags.input_tags.two_d_array, tags.input_tags.one_d_array, tags.input_tags.string = rows, not rows, not rows
+        return tags
