@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -31,6 +32,16 @@ _LEAST_MISTAKES = 9
 _NORMAL_95 = 1.96
 
 Answer = Callable[[str, int, np.ndarray, np.ndarray], np.ndarray]
+
+
+class Time(Protocol):
+    """What a budget buys."""
+
+    def parts(self, wanted: int, strategies: Sequence[str]) -> int:
+        """Held-out parts, at most those wanted and at least 1, that each strategy can answer without giving up epochs for it."""
+
+    def epochs(self, strategy: str, strategies_left: int, parts: int) -> int:
+        """Epochs of a strategy that answers so many parts and is then fitted on all; 0 where there is no time for it."""
 
 
 def describe() -> list[str]:
@@ -83,18 +94,19 @@ def climb(
     modality: str,
     seed: int,
     blocks: np.ndarray | None = None,
-    epochs_for: Callable[[str, int], int] | None = None,
+    time_left: Time | None = None,
 ) -> Climb:
     """The strategy that held-out items support, the cheapest first.
 
     answer: (strategy, epochs, fitted, held) -> outputs for the items `held` of the strategy fitted on `fitted`, both indices.
     epochs is 0 where strategies of FREE are compared with each other: a cheap head tells their features apart as well.
-    target: (n,) or (n, c), of the training items. metric: name of the one to choose by. epochs_for: (strategy, strategies that
-    are left) -> epochs that there is time for, 0 for none; None: only what costs next to nothing is compared.
-    Strategies of FREE answer for every item once, by folds, or for 500 items of many; those of DEARER for one held-out fifth. It
-    begins with the frozen probe; of fewer than 100 texts with eight or more a class, with `late_stages`, and the probe answers too. A
-    strategy takes the place of the best so far when its gain on the same items exceeds the gain's standard error (the rule of
-    Breiman et al. 1984, section 3.4.3). It ends where fewer than nine held-out answers are wrong, since no gain could then be shown.
+    target: (n,) or (n, c), of the training items. metric: name of the one to choose by. time_left: None: only what costs next to
+    nothing is compared.
+    Strategies of FREE answer for every item once, by folds, or for 500 items of many; those of DEARER too where there is time for it,
+    else for fewer parts, one held-out fifth at least. It begins with the frozen probe; of fewer than 100 texts with eight or more a
+    class, with `late_stages`, and the probe answers too. A strategy takes the place of the best so far when its gain on the same items
+    exceeds the gain's standard error (the rule of Breiman et al. 1984, section 3.4.3). It ends where fewer than nine held-out answers
+    are wrong, since no gain could then be shown.
     """
     n = len(target)
     n_units = n if blocks is None else len(np.unique(blocks))
@@ -120,15 +132,19 @@ def climb(
             best = ladder.better(best, name, 0, parts)
         if few := ladder.too_few(best):
             return stay(best, few)
-    if epochs_for is None:
+    if time_left is None:
         return stay(best, "there is no budget for finding out whether retraining pays.")
-    parts = [holdout(target, task, _HELD_SHARE, seed, blocks=blocks)]
+    number = time_left.parts(n_parts(n), dearer)
+    if number > 1:
+        parts = folds(target, task, _INNER_FOLDS, seed, blocks=blocks)[:number]
+    else:
+        parts = [holdout(target, task, _HELD_SHARE, seed, blocks=blocks)]
     epochs, start = {best: 1}, best
     tried: list[str] = []
     for place, name in enumerate(dearer):
         if interrupt.asked():
             return stay(best, f"it was interrupted, and did not try {', '.join(dearer[place:])}.", epochs[best])
-        epochs[name] = epochs_for(name, len(dearer) - place)
+        epochs[name] = time_left.epochs(name, len(dearer) - place, number)
         if not epochs[name]:
             continue
         if not tried:
@@ -146,7 +162,7 @@ def climb(
 
 
 def n_parts(n: int) -> int:
-    """How many of the five folds of n items are played to compare the strategies of FREE."""
+    """How many of the five folds of n items are enough to compare strategies by."""
     return min(_INNER_FOLDS, math.ceil(_ENOUGH * _INNER_FOLDS / n))
 
 

@@ -6,6 +6,23 @@ import pytest
 from graft.auto import DEARER, FREE, climb, n_parts
 
 N = 200
+
+
+class Bought:
+    """A budget that buys what it is told: epochs, a number or (strategy, strategies left) -> number, and parts."""
+
+    def __init__(self, epochs, parts=1):
+        self.asked, self._epochs, self._parts = [], epochs, parts
+
+    def parts(self, wanted, strategies):
+        return min(wanted, self._parts)
+
+    def epochs(self, strategy, strategies_left, parts):
+        assert parts == self._parts
+        self.asked.append((strategy, strategies_left))
+        return self._epochs(strategy) if callable(self._epochs) else self._epochs
+
+
 TARGET = np.arange(N) % 2
 
 
@@ -25,9 +42,9 @@ def answering(wrong, log=None):
     return answer
 
 
-def came_to(wrong, modality="image", epochs_for=None, log=None, **options):
+def came_to(wrong, modality="image", time_left=None, log=None, **options):
     wrong = {**dict.fromkeys((*FREE[modality], *DEARER[modality]), 0.3), **wrong}
-    return climb(answering(wrong, log), TARGET, "classification", "accuracy", modality=modality, seed=0, epochs_for=epochs_for, **options)
+    return climb(answering(wrong, log), TARGET, "classification", "accuracy", modality=modality, seed=0, time_left=time_left, **options)
 
 
 def test_a_probe_that_is_hardly_wrong_is_kept_and_nothing_else_is_tried():
@@ -58,11 +75,18 @@ def test_every_item_is_answered_for_once_by_what_is_free_and_a_fifth_by_what_is_
     # Nothing is trained to compare them: epochs are 0.
     assert {epochs for _, epochs, _ in log} == {0}
     log.clear()
-    climbed = came_to({"lp_ft": 0.0}, modality="text", epochs_for=lambda strategy, left: 7, log=log)
+    climbed = came_to({"lp_ft": 0.0}, modality="text", time_left=Bought(7), log=log)
     assert [held for name, _, held in log if name == "feature_extraction"] == [40] * 5 + [40]
     assert [(epochs, held) for name, epochs, held in log if name == "lp_ft"] == [(7, 40)]
     assert (climbed.strategy, climbed.epochs) == ("lp_ft", 7)
     assert climbed.why == "lp_ft: better than feature_extraction on held-out items by more than the standard error."
+
+
+def test_what_trains_answers_for_every_item_where_there_is_time_for_it():
+    log = []
+    climbed = came_to({"lp_ft": 0.2}, modality="text", time_left=Bought(7, parts=5), log=log)
+    assert [(epochs, held) for name, epochs, held in log if name == "lp_ft"] == [(7, 40)] * 5
+    assert climbed.strategy == "lp_ft" and climbed.rungs[-1].score.n == 200
 
 
 @pytest.mark.parametrize(("n", "parts"), [(20, 5), (500, 5), (501, 5), (1000, 3), (2500, 1), (10**6, 1)])
@@ -71,23 +95,18 @@ def test_of_many_items_as_many_folds_are_played_as_hold_five_hundred(n, parts):
 
 
 def test_time_is_asked_for_each_strategy_that_trains_and_none_is_played_without():
-    asked, log = [], []
-
-    def epochs_for(strategy, left):
-        asked.append((strategy, left))
-        return 5 if strategy == "l2_sp" else 0
-
-    climbed = came_to({}, modality="text", epochs_for=epochs_for, log=log)
-    assert asked == [("partial", 3), ("lp_ft", 2), ("l2_sp", 1)]
+    bought, log = Bought(lambda strategy: 5 if strategy == "l2_sp" else 0), []
+    climbed = came_to({}, modality="text", time_left=bought, log=log)
+    assert bought.asked == [("partial", 3), ("lp_ft", 2), ("l2_sp", 1)]
     assert {name for name, *_ in log} == {"feature_extraction", "late_stages", "l2_sp"}
     assert climbed.strategy == "feature_extraction"
     assert "l2_sp did not do better on held-out items" in climbed.why
-    assert "allows nothing dearer" in came_to({}, modality="text", epochs_for=lambda strategy, left: 0).why
+    assert "allows nothing dearer" in came_to({}, modality="text", time_left=Bought(0)).why
 
 
 def test_too_few_held_out_mistakes_end_it_before_anything_trains():
     log = []
-    climbed = came_to({"feature_extraction": 0.1}, modality="text", epochs_for=lambda strategy, left: 5, log=log)
+    climbed = came_to({"feature_extraction": 0.1}, modality="text", time_left=Bought(5), log=log)
     assert {name for name, *_ in log} == {"feature_extraction", "late_stages"}
     assert climbed.strategy == "feature_extraction" and "of 40 held-out items" in climbed.why
 
@@ -129,14 +148,14 @@ def test_a_regression_goes_on_whatever_its_error_is():
     assert climbed.strategy == "head2toe" and len(climbed.rungs) == 2
 
 
-def few_texts(n, wrong, classes=2, epochs_for=None):
+def few_texts(n, wrong, classes=2, time_left=None):
     """A climb on n texts whose strategies are wrong on the items below so many."""
     target = np.arange(n) % classes
 
     def answer(strategy, epochs, fitted, held):
         return np.eye(classes)[(target[held] + (held < wrong[strategy])) % classes]
 
-    return climb(answer, target, "classification", "accuracy", modality="text", seed=0, epochs_for=epochs_for)
+    return climb(answer, target, "classification", "accuracy", modality="text", seed=0, time_left=time_left)
 
 
 @pytest.mark.parametrize(
@@ -156,15 +175,11 @@ def test_few_texts_go_back_to_the_probe_where_it_is_clearly_better():
 
 
 def test_late_stages_of_many_texts_are_tried_where_there_is_a_budget():
-    target, asked = np.arange(1000) % 2, []
+    target, bought = np.arange(1000) % 2, Bought(lambda strategy: int(strategy == "late_stages"))
 
     def answer(strategy, epochs, fitted, held):
         return np.eye(2)[target[held] ^ (held % 10 < {"feature_extraction": 5, "late_stages": 2}[strategy])]
 
-    def epochs_for(strategy, left):
-        asked.append((strategy, left))
-        return int(strategy == "late_stages")
-
-    climbed = climb(answer, target, "classification", "accuracy", modality="text", seed=0, epochs_for=epochs_for)
-    assert asked == [("late_stages", 4), ("partial", 3), ("lp_ft", 2), ("l2_sp", 1)]
+    climbed = climb(answer, target, "classification", "accuracy", modality="text", seed=0, time_left=bought)
+    assert bought.asked == [("late_stages", 4), ("partial", 3), ("lp_ft", 2), ("l2_sp", 1)]
     assert climbed.strategy == "late_stages"

@@ -25,7 +25,7 @@ from graft.budget import budget_seconds
 from graft.data import View, holdout
 from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
-from graft.features import States, extract, remembered, throughput
+from graft.features import States, extract
 from graft.heads import LinearHead, fit_head
 from graft.outputs import decision
 from graft.records import Epoch, Event, Note, Phase, Plan, Recipe, Task
@@ -33,7 +33,7 @@ from graft.strategies import make_plan
 from graft.train import Checkpoints, find_rate, highest, scaled, train
 from graft.train.layer import linear_head, torch_head
 from graft.transfer.inputs import VALIDATION_SHARE, Given, as_items, can_hold_out, encode, indicators
-from graft.transfer.speed import LEAST_EPOCHS, epoch_seconds, hash_of, training_speed
+from graft.transfer.speed import Within
 
 __all__ = ["EPOCHS", "FORMAT", "LR", "Transfer"]
 
@@ -73,7 +73,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
     `lr_` (the rate it trained at; of an "auto" that trained nothing, the one it would start from),
     `columns_` (name -> kind of the table's columns that it reads, where a study knows them), `strategy_` (its name, the one
     that "auto" came to), `climb_` (what "auto" tried and why it stopped, else None).
-    A leading phase in which only the head learns is convex, so its optimum is solved for instead of descended to.
+    A leading phase in which only the head learns is convex: its optimum is solved for instead of descended to, and the next phase has
+    its epochs too.
     """
 
     def __init__(
@@ -162,8 +163,10 @@ class Transfer(ClassifierMixin, BaseEstimator):
         phases = self.plan_.phases
         # With losses of the plan's own the optimum of a head is another one, which only descent finds.
         solved = not self.plan_.reset and (not phases or (not any(phases[0].lr) and not self.plan_.losses))
-        if solved:
-            phases = phases[1:]
+        if solved and phases:
+            probe, *behind = phases
+            # Solving costs no epochs: they go to what is trained.
+            phases = tuple(replace(phase, epochs=phase.epochs + probe.epochs) if phase is behind[0] else phase for phase in behind)
         few = solved and len(target) < _FEW_A_CLASS * max(1, len(classes))
         if phases and validation is None and not few and can_hold_out(target, task, blocks):
             share = min(VALIDATION_SHARE, _VALIDATION_AT_MOST / len(given))
@@ -241,32 +244,11 @@ class Transfer(ClassifierMixin, BaseEstimator):
             modality=backbone.modality,
             seed=self.random_state,
             blocks=given.blocks,
-            epochs_for=None if self.budget is None else self._epochs_within(budget_seconds(self.budget), backbone, given, spent),
+            time_left=None
+            if self.budget is None
+            else Within(budget_seconds(self.budget), spent, backbone, given, self.epochs, self.random_state),
         )
         return found, read
-
-    def _epochs_within(self, seconds: float, backbone: Backbone, given: Given, spent: Callable[[], float]) -> Callable[[str, int], int]:
-        """(strategy, strategies that are left) -> epochs that there is time for, 0 for none. spent: the seconds gone by then."""
-        n = len(given)
-        about = f"{backbone.fingerprint()} {n} {hash_of(given.target)} {seconds} {given.metric} {self.random_state}"
-
-        def epochs_for(strategy: str, strategies_left: int) -> int:
-            def decide() -> float:
-                left = seconds - spent()
-                plan = make_plan(strategy, backbone.depth, self.epochs, self.lr_)
-                if not plan.phases:
-                    # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
-                    passes = plan.views - (plan.tap == "pooled")
-                    return float(passes * n / throughput(backbone, given.items) < left / strategies_left)
-                # Tried on four fifths, and where it is kept fitted again on all.
-                speed = training_speed(backbone, given.items, given.target, given.task)
-                epochs = int(left / strategies_left / (2 * epoch_seconds(backbone, strategy, n, speed)))
-                return min(self.epochs, epochs) if epochs >= LEAST_EPOCHS else 0
-
-            # A clock decides this once; the same call then does the same again.
-            return int(remembered(f"epochs {strategy} {about}", decide))
-
-        return epochs_for
 
     def _train(
         self,

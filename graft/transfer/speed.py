@@ -3,19 +3,22 @@
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from graft.backbones.base import Backbone
 from graft.data import View
-from graft.features import device_of, machine, remembered
+from graft.features import device_of, machine, remembered, throughput
 from graft.records import Epoch, Phase, Plan, Task
 from graft.strategies import make_plan
 from graft.train import train
 from graft.train.layer import torch_head
+from graft.transfer.inputs import Given
 
 LEAST_EPOCHS = 3  # of retraining that is worth trying
+_SHARE_FITTED = 0.8  # of the items, where each part is held out in turn
 _SPEED_ITEMS = 64  # enough to measure the speed of training by
 
 
@@ -47,6 +50,58 @@ def epoch_seconds(backbone: Backbone, strategy: "str | Callable[..., Plan]", n_i
     learning = [next((group for group, rate in enumerate(phase.lr) if rate), backbone.depth) for phase in phases]
     share = 1 - min(learning) / backbone.depth
     return n_items / training_speed * (share + (1 - share) / 3 / LEAST_EPOCHS)
+
+
+@dataclass(frozen=True)
+class Within:
+    """What `auto` can afford within a budget; see `graft.auto.Time`. A clock decides once, and the same call then does the same again.
+
+    seconds: the budget. spent: () -> seconds of it that are gone. epochs: of each strategy, at most.
+    """
+
+    seconds: float
+    spent: Callable[[], float]
+    backbone: Backbone
+    given: Given
+    most_epochs: int
+    seed: int
+
+    def parts(self, wanted: int, strategies: Sequence[str]) -> int:
+        def decide() -> float:
+            dearest = max((self.epoch_seconds(name) for name in strategies if self.plan(name).phases), default=0.0)
+            if not dearest:
+                return wanted
+            fits = (self.seconds - self.spent()) / len(strategies) / (self.most_epochs * dearest)
+            return max(1, min(wanted, int((fits - 1) / _SHARE_FITTED)))
+
+        return int(remembered(f"parts {wanted} {' '.join(strategies)} {self.about()}", decide))
+
+    def epochs(self, strategy: str, strategies_left: int, parts: int) -> int:
+        def decide() -> float:
+            left = (self.seconds - self.spent()) / strategies_left
+            plan = self.plan(strategy)
+            if not plan.phases:
+                # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
+                passes = plan.views - (plan.tap == "pooled")
+                return float(passes * len(self.given) / throughput(self.backbone, self.given.items) < left)
+            # Where it is kept it is fitted again on all.
+            epochs = int(left / ((1 + _SHARE_FITTED * parts) * self.epoch_seconds(strategy)))
+            return min(self.most_epochs, epochs) if epochs >= LEAST_EPOCHS else 0
+
+        return int(remembered(f"epochs {strategy} {parts} {self.about()}", decide))
+
+    def plan(self, strategy: str) -> Plan:
+        return make_plan(strategy, self.backbone.depth, self.most_epochs, 1e-3)
+
+    def epoch_seconds(self, strategy: str) -> float:
+        """Of an epoch on all items."""
+        given = self.given
+        return epoch_seconds(self.backbone, strategy, len(given), training_speed(self.backbone, given.items, given.target, given.task))
+
+    def about(self) -> str:
+        given = self.given
+        data = f"{self.backbone.fingerprint()} {len(given)} {hash_of(given.target)}"
+        return f"{data} {self.seconds} {self.most_epochs} {given.metric} {self.seed}"
 
 
 def hash_of(target: np.ndarray) -> str:
