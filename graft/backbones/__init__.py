@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,11 @@ SOURCES: tuple[str, ...] = tuple(
     sorted(found.name for found in pkgutil.iter_modules(__path__) if found.name != "base" and found.name[0] != "_")
 )
 
+# What may stand behind any name: another size of images, or the first layers only.
+_VARIANT = re.compile(r"(.+)@([1-9]\d*)(px|layers?)")
+# What this source is given goes on to another source, which reads such an ending itself.
+_PASSES_ON = "untrained"
+
 # Small, well-tested networks that run on a CPU.
 HUB = {
     "image": ["timm:mobilenetv3_large_100.ra_in1k", "timm:resnet18.a1_in1k", "timm:vit_small_patch16_224.augreg_in21k_ft_in1k"],
@@ -29,11 +35,25 @@ HUB = {
 def load_backbone(name: str) -> "Backbone":
     """The backbone called SOURCE:NAME, e.g. "timm:resnet18", "sentence:minilm", "checkpoint:weights/mine".
 
+    Behind a name of an image network, `@96px` gives it images of 96 x 96 px; behind a name of a text encoder, `@3layers` ends it after
+    its third transformer layer. The weights stay the same. In front, `untrained:` replaces them by random ones.
     Raises GraftError for an unknown source, with the near miss; the source itself raises for a name it cannot load.
     """
+    return build(name, "load")
+
+
+def build(name: str, how: str) -> "Backbone":
+    """As `load_backbone`, made by the source's function called `how` where it has one, else by its `load`."""
     source, colon, rest = name.partition(":")
     if source in SOURCES and colon and rest:
-        return importlib.import_module(f"{__name__}.{source}").load(rest)
+        module = importlib.import_module(f"{__name__}.{source}")
+        make = getattr(module, how, module.load)
+        variant = _VARIANT.fullmatch(rest)
+        # A folder may really be called so.
+        if variant is None or source == _PASSES_ON or Path(rest).expanduser().exists():
+            return make(rest)
+        whole: Backbone = make(variant[1])
+        return whole.at_size(int(variant[2])) if variant[3] == "px" else whole.first_layers(int(variant[2]))
     if Path(name).expanduser().exists():
         raise GraftError(f"backbone {name!r} is a path, expected SOURCE:NAME. Did you mean 'checkpoint:{name}'?")
     if source in SOURCES:

@@ -45,12 +45,13 @@ def load(name: str) -> Backbone:
         )
     tensors = _folders.read_tensors(weights)
     if architecture.startswith("tiny:"):
-        return _tiny(architecture, tensors, shown)
+        return _tiny({**config, "architecture": architecture}, tensors, shown)
     return _networks.from_tensors({**config, "architecture": architecture}, tensors, shown)
 
 
-def _tiny(architecture: str, tensors: _folders.Tensors, shown: str) -> Backbone:
-    backbone = tiny.load(architecture.removeprefix("tiny:"))
+def _tiny(config: dict[str, Any], tensors: _folders.Tensors, shown: str) -> Backbone:
+    size = {"size_px": int(config["size_px"])} if "size_px" in config else {}
+    backbone = tiny.load(config["architecture"].removeprefix("tiny:"), **size)
     _folders.fit(backbone, tensors, shown)
     backbone.name, backbone.classifier = shown, lambda: None
     return backbone
