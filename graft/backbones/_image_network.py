@@ -31,7 +31,7 @@ def as_backbone(
     names are what the network calls the tensors of the backbone. resized, classifier: see Backbone.
     """
     whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    image = torch.rand(1, 3, *preprocessing["size_px"], generator=torch.Generator().manual_seed(0))
+    image = torch.rand(1, 1 if preprocessing.get("grey") else 3, *preprocessing["size_px"], generator=torch.Generator().manual_seed(0))
     kept, width = tried(stages, whole, image, name)
     names = _folders.own_names(whole.network, kept)  # type: ignore[arg-type]
 
