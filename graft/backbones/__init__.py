@@ -10,10 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from graft.backbones._catalogue import Entry, Row, about_ms, catalogue, entry_of, measured_speed, rows
 from graft.errors import GraftError, near_miss
 
 if TYPE_CHECKING:
     from graft.backbones.base import Backbone
+
+__all__ = [
+    "SOURCES",
+    "Entry",
+    "about_ms",
+    "build",
+    "catalogue",
+    "entry_of",
+    "load_backbone",
+    "measured_speed",
+    "offline",
+    "on_disk",
+    "shortlist",
+]
 
 # Every file here is a source of weights and has `load(name)`, but for base.py and those that begin with an underscore.
 SOURCES: tuple[str, ...] = tuple(
@@ -24,12 +39,6 @@ SOURCES: tuple[str, ...] = tuple(
 _VARIANT = re.compile(r"(.+)@([1-9]\d*)(px|layers?)")
 # What this source is given goes on to another source, which reads such an ending itself.
 _PASSES_ON = "untrained"
-
-# Small, well-tested networks that run on a CPU.
-HUB = {
-    "image": ["timm:mobilenetv3_large_100.ra_in1k", "timm:resnet18.a1_in1k", "timm:vit_small_patch16_224.augreg_in21k_ft_in1k"],
-    "text": ["sentence:sentence-transformers/all-MiniLM-L6-v2", "sentence:BAAI/bge-small-en-v1.5"],
-}
 
 
 def load_backbone(name: str) -> "Backbone":
@@ -80,21 +89,29 @@ def _missing_source(name: str) -> str:
 
 
 def on_disk(modality: str) -> list[str]:
-    """Backbones of a modality that load now without a network: what installed packages carry. Local folders are named by their owner.
+    """Backbones of a modality's shortlist that load now without a network: from an installed package, or from the hub's cache.
 
-    modality: "image", "text" or "table" (rows are read as text).
+    modality: "image", "text" or "table" (rows are read as text). Local folders are named by their owner.
     """
-    from graft.backbones import sentence
-
-    return ["sentence:minilm"] if modality in ("text", "table") and sentence.shipped_folder() is not None else []
+    return [row.entry.name for row in _shortlisted(modality) if row.entry.on_disk]
 
 
 def shortlist(modality: str) -> list[str]:
     """Candidates where none are named: what is on the disk; only where that is nothing and the hub answers, small networks of it."""
     local = on_disk(modality)
-    if local or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") or not _hub_answers():
-        return local
-    return list(HUB["image" if modality == "image" else "text"])
+    return local if local or offline() else [row.entry.name for row in _shortlisted(modality) if not row.package]
+
+
+def _shortlisted(modality: str) -> list[Row]:
+    """The catalogue's shortlist of a modality. Of the same weights in a package and on the hub the package's stay, if installed."""
+    marked = [row for row in rows() if row.shortlist and row.entry.modality == ("image" if modality == "image" else "text")]
+    carried = {row.repository for row in marked if row.package and row.entry.on_disk}
+    return [row for row in marked if row.package or row.repository not in carried]
+
+
+def offline() -> bool:
+    """Whether weights cannot be downloaded now: HF_HUB_OFFLINE says so, or the hub does not answer within seconds."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") or not _hub_answers()
 
 
 def _hub_answers() -> bool:
