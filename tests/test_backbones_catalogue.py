@@ -35,7 +35,7 @@ def test_timm_has_weights_under_every_name_and_says_the_same_of_them(name):
     entry = next(entry for entry in ENTRIES if entry.name == name)
     assert name.removeprefix("timm:") in timm.list_pretrained()
     published = timm.get_pretrained_cfg(name.removeprefix("timm:"))
-    row = next(row for row in _catalogue.rows() if row.entry.name == name)
+    row = next(row for row in _catalogue.recorded() if row.entry.name == name)
     assert (entry.size_px, entry.licence, row.repository) == (published.input_size[1], published.license, published.hf_hub_id)
 
 
@@ -49,7 +49,7 @@ def test_a_fact_has_a_source_and_a_score_its_benchmark():
 
 def test_every_modality_has_a_shortlist_that_runs_on_a_processor():
     for modality in ("image", "text"):
-        listed = [row.entry for row in _catalogue.rows() if row.shortlist and row.entry.modality == modality]
+        listed = [row.entry for row in _catalogue.recorded() if row.shortlist and row.entry.modality == modality]
         assert len(listed) >= 2 and all(entry.gmacs < 5 for entry in listed)
 
 
