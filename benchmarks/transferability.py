@@ -175,9 +175,7 @@ def measure(arguments):
             zoo.frame(data, arguments.shared, arguments.work / "unpacked")
             begun = time.perf_counter()
             tasks = {
-                pool.submit(
-                    candidate_rows, {**settings, "data": data, "backbone": name, "there": there.get((data, name), set())}
-                ): name
+                pool.submit(candidate_rows, {**settings, "data": data, "backbone": name, "there": there.get((data, name), set())}): name
                 for name in names
             }
             for done in as_completed(tasks):

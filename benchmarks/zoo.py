@@ -39,7 +39,11 @@ def _image_candidates(weights):
             found[name + size] = (f"checkpoint:{weights}/{name}{size}", published, benchmark)
     for file, (architecture, published) in _CIFAR.items():
         for size in ("", "@64px"):
-            found[architecture + size] = (f"checkpoint:{weights}/cifar10_resnets/{file}.th@{architecture}{size}", published, "CIFAR-10 top-1")
+            found[architecture + size] = (
+                f"checkpoint:{weights}/cifar10_resnets/{file}.th@{architecture}{size}",
+                published,
+                "CIFAR-10 top-1",
+            )
     found["doodlenet_quickdraw"] = (f"checkpoint:{weights}/doodlenet_quickdraw", None, "")
     found["untrained:mobilenetv2_100"] = (f"untrained:checkpoint:{weights}/mobilenetv2_100_imagenet@96px", None, "")
     found["untrained:cifar_resnet20"] = (f"untrained:{found['cifar_resnet20'][0]}", None, "")

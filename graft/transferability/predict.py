@@ -1,0 +1,276 @@
+"""What a candidate will reach after transfer, from what is known of it before: a small model fitted on recorded runs. numpy and SciPy."""
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+from scipy.special import expit, logit
+from scipy.stats import norm
+
+from graft.errors import GraftError, raise_all
+
+# Runs recorded in this repository: a row for each candidate, data set, number of labels and seed.
+EVIDENCE = Path(__file__).with_name("evidence.csv")
+# Of all scores those that the model reads: one a family, as scores of a family say the same.
+SCORES = ("logme", "nleep", "gbc", "knn", "lda_loo")
+FACTS = ("published", "parameters", "size_px", "untrained")
+# The only published score that is comparable over the candidates of a case.
+BENCHMARK = "ImageNet-1k top-1"
+# Strengths of the ridge; infinite: no correction at all.
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, math.inf)
+# Below so many data sets none can be left out and enough be left to learn from.
+_LEAST_DATA_SETS = 3
+# Spread (in logits) that is left between a prediction and the truth however many items there are: keeps large cases from ruling the fit.
+_SPREAD = 0.3
+_NEEDED = ("data", "labels_a_class", "seed", "backbone", "classes", "n", "cross_validated", "n_judged")
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What m candidates of one case will reach, on the scale of logits.
+
+    centre: (m,). kept: in [0, 1], the share of a candidate's own deviation in cross-validation that is believed.
+    common, own: variance of what the prediction misses for all candidates alike, and for each by itself, sampling of the items included;
+    None where no evidence says so, and sampling is all that is known.
+    """
+
+    centre: np.ndarray
+    kept: float
+    common: float | None
+    own: float | None
+
+    def draws(self, resampled: np.ndarray, seed: int) -> np.ndarray:
+        """(m, b) scores in [0, 1] as they might turn out.
+
+        resampled: (m, b) cross-validated scores (logits) on resampled items, the same items for every candidate in one draw: it says
+        which candidates err together. How much is missed in all, the evidence says: what resampling lacks is added as noise, what it has
+        too much is scaled down.
+        """
+        # Not the stream that items are resampled by, which the noise would then repeat.
+        rng = np.random.default_rng([seed, 1])
+        deviation = resampled - resampled.mean(axis=1, keepdims=True)
+        together = deviation.mean(axis=0)
+        apart = _brought_to(self.kept * (deviation - together), self.own, rng)
+        return expit(self.centre[:, None] + _brought_to(together, self.common, rng) + apart)
+
+
+def _brought_to(draws: np.ndarray, variance: float | None, rng: np.random.Generator) -> np.ndarray:
+    """Draws (..., b) with noise added, or made smaller, until their mean variance is this one."""
+    there = float(draws.var(axis=-1).mean())
+    if variance is None:
+        return draws
+    if there > variance:
+        return draws * math.sqrt(variance / there)
+    return draws + math.sqrt(variance - there) * rng.standard_normal(draws.shape)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The fitted model: `fit` makes one.
+
+    coefficients: (k,) of `terms`. common, own: (2,) variance of what is missed, as a constant and a multiple of the mean sampling
+    variance of the direct estimates; None without evidence. strength: of the ridge. data: names of the data sets it was fitted on.
+    """
+
+    coefficients: np.ndarray
+    common: np.ndarray | None
+    own: np.ndarray | None
+    strength: float
+    data: tuple[str, ...]
+
+    def predict(self, rows: Sequence[Row]) -> Prediction:
+        """rows: m candidates of one case, with the columns of the evidence but for the truth."""
+        direct, variance = direct_estimate(rows)
+        matrix, share = terms(rows)
+        sides = (None if side is None else float(side @ (1.0, variance.mean())) for side in (self.common, self.own))
+        kept = min(1.0, max(0.0, 1 - float(self.coefficients[_SHRINK]) * share))
+        return Prediction(direct + matrix @ self.coefficients, kept, *sides)
+
+
+_LEVELS, _SHRINK = 2, 2
+
+
+def direct_estimate(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+    """(m,) logits of the cross-validated accuracies, and their sampling variances.
+
+    Half an item is added on both sides, so that all right is no infinite logit (Haldane 1956, doi:10.1111/j.1469-1809.1955.tb01285.x);
+    the variance is that of a binomial logit, 1 / (n p (1 - p)).
+    """
+    return _logits([(row["cross_validated"], row["n"]) for row in rows])
+
+
+def _logits(shares: Iterable[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    share, n = np.array([(float(share), float(n)) for share, n in shares]).T
+    p = (share * n + 0.5) / (n + 1)
+    return logit(p), 1 / ((n + 1) * p * (1 - p))
+
+
+def terms(rows: Sequence[Row]) -> tuple[np.ndarray, float]:
+    """(m, k) what the correction is linear in, for m candidates of one case, and the share of noise u in their direct estimates.
+
+    First two levels, the same for all: 1 / labels a class, and its root (cross-validation fits on fewer items than transfer does, and that
+    matters where labels are few). Then everything times u, the sampling variance of the direct estimates over their variance between the
+    candidates and it: minus the deviation from the candidates' mean (shrinkage, as in empirical Bayes), the scores and the static facts,
+    standardised within the case; a candidate without one has its mean. With many items u is near 0: the direct estimate then stands.
+    """
+    direct, variance = direct_estimate(rows)
+    deviation = direct - direct.mean()
+    noise = float(variance.mean())
+    between = max(float(deviation.var()) - noise, 0.0)
+    share = noise / (noise + between)
+    few = np.mean([float(row["classes"]) / float(row["n"]) for row in rows])
+    columns = [np.full(len(rows), few), np.full(len(rows), math.sqrt(few)), -share * deviation]
+    columns += [share * _standardised([_number(row, name) for row in rows]) for name in SCORES]
+    columns += [share * _standardised([_fact(row, name) for row in rows]) for name in FACTS]
+    return np.column_stack(columns), share
+
+
+def _number(row: Row, name: str) -> float:
+    value = row.get(name)
+    return math.nan if value in (None, "") else float(value)  # type: ignore[arg-type]
+
+
+def _fact(row: Row, name: str) -> float:
+    if name == "untrained":
+        return float(str(row.get("pretrained_on", "")).startswith("nothing"))
+    if name == "published":
+        return _number(row, name) if row.get("benchmark") == BENCHMARK else math.nan
+    return math.log(value) if (value := _number(row, name)) > 0 else math.nan
+
+
+def _standardised(values: Sequence[float]) -> np.ndarray:
+    """Mean 0 and deviation 1 over what is there, 0 where nothing is."""
+    array = np.asarray(values, float)
+    there = np.isfinite(array)
+    found = np.zeros(len(array))
+    if there.any() and (deviation := float(array[there].std())) > 1e-12 * max(1.0, float(np.abs(array[there]).max())):
+        found[there] = (array[there] - array[there].mean()) / deviation
+    return found
+
+
+def fit(rows: Sequence[Row], truth: str = "probe", strength: float | None = None) -> Predictor:
+    """The model that corrects cross-validated accuracies, from runs whose truth is known.
+
+    rows: as `read_evidence` gives them. truth: column of the accuracy on judged items, "probe" (a head on frozen features) or "tuned";
+    rows without it are left out. strength: of the ridge; None: the one that predicts left-out data sets best.
+
+    A ridge regression of logit(truth) - logit(cross-validated) on `terms`, each row weighing by its number of items. With fewer than
+    three data sets, or where nothing predicts a left-out data set better, there is no correction. What the model misses is measured on
+    left-out data sets, as two variances that grow with the sampling variance of the direct estimates, and then brought to the size at
+    which 80 % intervals hold 80 % of the truths there.
+    """
+    known = [row for row in rows if row.get(truth) not in (None, "")]
+    cases = [_Case.of(case, truth) for case in cases_of(known)]
+    data = tuple(dict.fromkeys(case.data for case in cases))
+    if len(data) < _LEAST_DATA_SETS:
+        zero = np.zeros(_LEVELS + 1 + len(SCORES) + len(FACTS))
+        return Predictor(zero, None, None, math.inf, data)
+    strengths = STRENGTHS if strength is None else (strength,)
+    missed = {one: _missed_when_left_out(cases, data, one) for one in strengths}
+    best = min(missed, key=lambda one: sum(float(case.weight @ gap**2) for case, gap in zip(cases, missed[one], strict=True)))
+    common, own = _spreads(cases, missed[best])
+    stretch = _stretch(cases, missed[best], common + own)
+    return Predictor(_solve(cases, best), stretch * common, stretch * own, best, data)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """Candidates on the same draw of one data set. aim: (m,) truth minus direct estimate. noise: (m,) variance of the truth."""
+
+    data: str
+    matrix: np.ndarray
+    aim: np.ndarray
+    weight: np.ndarray
+    noise: np.ndarray
+    sampling: float
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], truth: str) -> "_Case":
+        direct, variance = direct_estimate(rows)
+        matrix, _ = terms(rows)
+        true, noise = _logits([(row[truth], row["n_judged"]) for row in rows])
+        weight = 1 / (variance + noise + _SPREAD**2)
+        return cls(str(rows[0]["data"]), matrix, true - direct, weight, noise, float(variance.mean()))
+
+
+def _solve(cases: Sequence[_Case], strength: float) -> np.ndarray:
+    width = cases[0].matrix.shape[1]
+    if math.isinf(strength):
+        return np.zeros(width)
+    gram, moment = strength * np.eye(width), np.zeros(width)
+    for case in cases:
+        gram += case.matrix.T @ (case.weight[:, None] * case.matrix)
+        moment += case.matrix.T @ (case.weight * case.aim)
+    return np.linalg.solve(gram, moment)
+
+
+def _missed_when_left_out(cases: Sequence[_Case], data: Sequence[str], strength: float) -> list[np.ndarray]:
+    """Truth minus prediction of each case, predicted without any case of its data set."""
+    solved = {name: _solve([case for case in cases if case.data != name], strength) for name in data}
+    return [case.aim - case.matrix @ solved[case.data] for case in cases]
+
+
+def _spreads(cases: Sequence[_Case], missed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(constant, multiple of the sampling variance) of what is missed in common, and by each candidate of its own; the truth's own
+    sampling is taken off, as it is nothing that a prediction could know."""
+    design = np.array([(1.0, case.sampling) for case in cases])
+    together = np.array([gap.mean() ** 2 - case.noise.mean() / len(gap) for case, gap in zip(cases, missed, strict=True)])
+    apart = np.array([gap.var(ddof=1) - case.noise.mean() if len(gap) > 1 else 0.0 for case, gap in zip(cases, missed, strict=True)])
+    # Cases with few items miss by more, and would rule a sum of squares.
+    weight = 1 / (design[:, 1] + _SPREAD**2)
+    common, own = (nnls(design * weight[:, None], side * weight)[0] for side in (together, apart))
+    return common, own
+
+
+def _stretch(cases: Sequence[_Case], missed: Sequence[np.ndarray], total: np.ndarray) -> float:
+    """What the variances are multiplied by so that 80 % intervals cover 80 %: what is missed has longer tails than a normal's."""
+    gap, noise = np.concatenate(missed), np.concatenate([case.noise for case in cases])
+    expected = np.concatenate([np.full(len(case.aim), total @ (1.0, case.sampling)) for case in cases])
+    tried = np.geomspace(0.1, 10, 100)
+    covered = np.array([(np.abs(gap) <= norm.ppf(0.9) * np.sqrt(one * expected + noise)).mean() for one in tried])
+    return float(tried[np.abs(covered - 0.8).argmin()])
+
+
+def cases_of(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows of one data set, number of labels and seed, together."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(str(row[key]) for key in ("data", "labels_a_class", "seed")), []).append(row)
+    return list(found.values())
+
+
+def read_evidence(*paths: str | Path) -> list[dict[str, str]]:
+    """Rows of the recorded runs, and of a user's own files of the same columns; more columns are no harm.
+
+    Raises GraftError that names the file, and the columns that lack or the numbers that are none.
+    """
+    rows: list[dict[str, str]] = []
+    for path in (EVIDENCE, *map(Path, paths)):
+        if not path.exists():
+            raise GraftError(f"{path}: there is no such file, expected a CSV of recorded runs.")
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            lacking = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
+            if lacking:
+                raise GraftError(f"{path}: columns {', '.join(lacking)} are missing, expected those of {EVIDENCE.name}.")
+            read = list(reader)
+        raise_all([f"{path}: line {line}: {problem}" for line, row in enumerate(read, start=2) for problem in _problems(row)])
+        rows += read
+    return rows
+
+
+def _problems(row: Row) -> Iterable[str]:
+    for name, low, high in (("cross_validated", 0.0, 1.0), ("n", 1.0, math.inf), ("n_judged", 1.0, math.inf), ("classes", 2.0, math.inf)):
+        try:
+            fits = low <= float(row[name]) <= high
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            yield f"{name} is {row[name]!r}, expected a number from {low:g} to {high:g}"

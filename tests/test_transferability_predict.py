@@ -1,0 +1,135 @@
+"""The model that predicts scores after transfer: fitted on made-up runs whose truth is known."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from graft.errors import GraftError
+from graft.transferability import predict
+from graft.transferability.predict import EVIDENCE, SCORES, cases_of, direct_estimate, fit, read_evidence, terms
+
+
+def runs(n_data=12, m=10, n=60, seed=0, informative=True, n_judged=100_000):
+    """Runs of m candidates with known qualities: cross-validation is their binomial sample, `logme` tells of the quality or of nothing."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for data in range(n_data):
+        quality = rng.normal(0.5 * rng.normal(), 0.5, m)
+        told = quality + 0.1 * rng.normal(size=m) if informative else rng.normal(size=m)
+        share = rng.binomial(n, expit(quality)) / n
+        case = {"data": f"d{data}", "labels_a_class": n // 2, "seed": 0, "classes": 2, "n": n, "n_judged": n_judged}
+        truth = rng.binomial(n_judged, expit(quality)) / n_judged
+        rows += [case | {"backbone": f"b{i}", "cross_validated": share[i], "logme": told[i], "probe": truth[i]} for i in range(m)]
+    return rows
+
+
+def missed(predictor, rows):
+    """(cases, m) truth minus prediction, in logits."""
+    return np.array([logit([row["probe"] for row in case]) - predictor.predict(case).centre for case in cases_of(rows)])
+
+
+def test_the_direct_estimate_is_the_logit_with_half_an_item_on_both_sides():
+    centre, variance = direct_estimate([{"cross_validated": 1.0, "n": 9}, {"cross_validated": 0.5, "n": 9}])
+    np.testing.assert_allclose(centre, [math.log(9.5 / 0.5), 0.0])
+    np.testing.assert_allclose(variance, [1 / (10 * 0.95 * 0.05), 1 / (10 * 0.25)])
+
+
+def test_a_score_that_tells_helps_on_data_sets_it_was_not_fitted_on():
+    predictor, fresh = fit(runs()), runs(seed=1)
+    none = fit([])
+    assert np.mean(missed(predictor, fresh) ** 2) < 0.5 * np.mean(missed(none, fresh) ** 2)
+
+
+def test_estimates_shrink_towards_the_mean_by_the_share_of_noise():
+    # Without any score the best linear prediction is the empirical Bayes one: believe 1 - u of a deviation.
+    rows = runs(n_data=200, m=20, n=30, informative=False)
+    predictor = fit(rows, strength=1e-6)
+    fresh = cases_of(runs(seed=2, m=20, n=30, informative=False))[0]
+    kept, share = predictor.predict(fresh).kept, terms(fresh)[1]
+    assert kept == pytest.approx(1 - share, abs=0.1)
+
+
+def test_with_many_items_the_direct_estimate_stands():
+    predictor = fit(runs())
+    case = cases_of(runs(n_data=1, n=1_000_000, seed=3))[0]
+    np.testing.assert_allclose(predictor.predict(case).centre, direct_estimate(case)[0], atol=0.01)
+
+
+def test_two_data_sets_give_no_correction():
+    rows = runs(n_data=2)
+    predictor = fit(rows)
+    assert not predictor.coefficients.any() and math.isinf(predictor.strength)
+    case = cases_of(rows)[0]
+    np.testing.assert_array_equal(predictor.predict(case).centre, direct_estimate(case)[0])
+
+
+def test_what_cannot_be_predicted_is_not_corrected():
+    # Cross-validation of a million items is the truth itself: nothing is left to correct.
+    assert math.isinf(fit(runs(n=10_000_000, n_judged=10_000_000, informative=False)).strength) or np.allclose(
+        missed(fit(runs(n=10_000_000, informative=False)), runs(n=10_000_000, seed=5)), 0, atol=0.05
+    )
+
+
+@pytest.mark.parametrize("n", [30, 200])
+def test_eighty_per_cent_intervals_cover_eighty_per_cent(n):
+    predictor, covered = fit(runs(n_data=40, n=n)), []
+    for case in cases_of(runs(n_data=100, n=n, seed=7)):
+        direct, variance = direct_estimate(case)
+        resampled = direct[:, None] + np.sqrt(variance)[:, None] * np.random.default_rng(0).standard_normal((len(case), 2000))
+        low, high = np.quantile(predictor.predict(case).draws(resampled, 0), (0.1, 0.9), axis=1)
+        truth = np.array([row["probe"] for row in case])
+        covered += ((low <= truth) & (truth <= high)).tolist()
+    assert 0.75 < np.mean(covered) < 0.85
+
+
+def test_noise_of_the_truth_is_not_taken_for_a_miss_of_the_prediction():
+    exact, noisy = fit(runs(n_data=60)), fit(runs(n_data=60, n_judged=100))
+    case = cases_of(runs(seed=8))[0]
+    assert noisy.predict(case).own == pytest.approx(exact.predict(case).own, rel=0.5)
+    assert exact.predict(case).own < 0.15
+
+
+def test_candidates_that_err_together_keep_their_difference():
+    prediction = predict.Prediction(np.array([0.0, 1.0]), 1.0, 1.0, 0.0)
+    together = np.random.default_rng(0).normal(size=(1, 500)).repeat(2, axis=0)
+    np.testing.assert_allclose(np.diff(logit(prediction.draws(together, 0)), axis=0), 1.0)
+
+
+def test_a_score_that_is_missing_counts_as_the_mean():
+    case = cases_of(runs())[0]
+    blank = [{**row, "logme": "" if place == 0 else row["logme"]} for place, row in enumerate(case)]
+    assert terms(blank)[0][0, 3 + SCORES.index("logme")] == 0.0
+    assert terms(case)[0][0, 3 + SCORES.index("logme")] != 0.0
+
+
+def test_only_one_benchmark_is_compared():
+    case = cases_of(runs(m=3))[0]
+    told = [{**row, "published": 70 + place, "benchmark": ("CIFAR-10 top-1", predict.BENCHMARK, predict.BENCHMARK)[place]}
+            for place, row in enumerate(case)]  # fmt: skip
+    column = terms(told)[0][:, 3 + len(SCORES)]
+    assert column[0] == 0.0 and column[1] == -column[2] != 0.0
+
+
+def test_evidence_is_read_and_a_users_own_is_added(tmp_path):
+    mine = tmp_path / "mine.csv"
+    lines = EVIDENCE.read_text().splitlines()
+    names = lines[0].split(",")
+    row = dict.fromkeys(names, "") | {"data": "mine", "n": "20", "classes": "2", "cross_validated": "0.5", "n_judged": "50", "probe": "0.6"}
+    mine.write_text(lines[0] + "\n" + ",".join(row[name] for name in names) + "\n")
+    assert len(read_evidence(mine)) == len(read_evidence()) + 1
+
+
+def test_evidence_that_cannot_be_used_is_named_line_by_line(tmp_path):
+    mine = tmp_path / "mine.csv"
+    with pytest.raises(GraftError, match=r"mine\.csv: there is no such file, expected a CSV"):
+        read_evidence(mine)
+    mine.write_text("data,n\na,3\n")
+    with pytest.raises(GraftError, match=r"columns labels_a_class, seed, backbone, classes, cross_validated, n_judged are missing"):
+        read_evidence(mine)
+    mine.write_text("data,labels_a_class,seed,backbone,classes,n,cross_validated,n_judged\na,5,0,b,2,10,81,x\n")
+    with pytest.raises(
+        GraftError, match=r"(?s)2 problems.*line 2: cross_validated is '81', expected a number from 0 to 1.*n_judged is 'x'"
+    ):
+        read_evidence(mine)
