@@ -92,7 +92,7 @@ def test_noise_of_the_truth_is_not_taken_for_a_miss_of_the_prediction():
 
 
 def test_candidates_that_err_together_keep_their_difference():
-    prediction = predict.Prediction(np.array([0.0, 1.0]), 1.0, 1.0, 0.0)
+    prediction = predict.Prediction(np.array([0.0, 1.0]), 1.0, 1.0, 1.0, 0.0)
     together = np.random.default_rng(0).normal(size=(1, 500)).repeat(2, axis=0)
     np.testing.assert_allclose(np.diff(logit(prediction.draws(together, 0)), axis=0), 1.0)
 
@@ -133,3 +133,11 @@ def test_evidence_that_cannot_be_used_is_named_line_by_line(tmp_path):
         GraftError, match=r"(?s)2 problems.*line 2: cross_validated is '81', expected a number from 0 to 1.*n_judged is 'x'"
     ):
         read_evidence(mine)
+
+
+def test_all_right_on_ten_items_is_no_certainty():
+    rows = [{"cross_validated": 1.0, "n": 10, "classes": 2} for _ in range(2)]
+    direct, variance = direct_estimate(rows)
+    draws = logit(fit([]).predict(rows).draws(np.repeat(direct[:, None], 2000, axis=1), 0))
+    np.testing.assert_allclose(draws.var(axis=1), variance, rtol=0.1)
+    np.testing.assert_array_equal(draws[0], draws[1])

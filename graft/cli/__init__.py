@@ -1,7 +1,6 @@
 """The command `graft`: reads flags, calls the library, prints. Nothing is computed here, nothing heavy is imported at the top."""
 
 import csv
-import json
 import os
 import shlex
 import sys
@@ -17,6 +16,7 @@ from graft import processes
 from graft.budget import budget_seconds
 from graft.cli.compare import compare
 from graft.cli.options import Backbones, Data, Group, Image, Label, Seed, Split, TaskName, Text
+from graft.cli.rank import rank
 from graft.cli.show import Progress, Rows, number, print_findings, print_table, progress_bar, rate, say, show_warning, span
 from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.files import replacing
@@ -143,37 +143,7 @@ def check(
         typer.echo("Nothing wrong was found.")
 
 
-@app.command()
-def rank(
-    data: Data,
-    backbone: Backbones = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write rank.json to.")] = None,
-    label: Label = None,
-    text: Text = None,
-    image: Image = None,
-    split: Split = None,
-    group: Group = None,
-    task: TaskName = None,
-    seed: Seed = 0,
-) -> None:
-    """Rank pretrained models on the data.
-
-    By how well a simple head on their frozen features does, with uncertainty and cost.
-    """
-    from graft import study
-
-    dataset = _load(data, label, text, image, split, group, task)
-    with progress_bar() as progress:
-        ranking = study.rank(dataset, backbone or None, seed=seed, progress=progress)
-    rows = [
-        (entry["backbone"], number(entry["score"]), span(entry["interval"]), f"{entry['seconds']:.1f}", f"{entry['cost']:.0f}")
-        for entry in ranking
-    ]
-    print_table(("backbone", "score", "95 % interval", "seconds", "items/s"), rows)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        with replacing(out / "rank.json") as file:
-            json.dump({"ranking": ranking}, file, indent=1)
+app.command()(rank)
 
 
 @app.command()

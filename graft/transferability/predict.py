@@ -13,6 +13,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from graft.errors import GraftError, raise_all
+from graft.files import replacing
 
 # Runs recorded in this repository: a row for each candidate, data set, number of labels and seed.
 EVIDENCE = Path(__file__).with_name("evidence.csv")
@@ -38,11 +39,12 @@ class Prediction:
 
     centre: (m,). kept: in [0, 1], the share of a candidate's own deviation in cross-validation that is believed.
     common, own: variance of what the prediction misses for all candidates alike, and for each by itself, sampling of the items included;
-    None where no evidence says so, and sampling is all that is known.
+    None where no evidence says so, and sampling is all that is known: its variance is then theirs. sampling: its mean variance.
     """
 
     centre: np.ndarray
     kept: float
+    sampling: float
     common: float | None
     own: float | None
 
@@ -58,7 +60,11 @@ class Prediction:
         deviation = resampled - resampled.mean(axis=1, keepdims=True)
         together = deviation.mean(axis=0)
         apart = _brought_to(self.kept * (deviation - together), self.own, rng)
-        return expit(self.centre[:, None] + _brought_to(together, self.common, rng) + apart)
+        common = self.common
+        if common is None:
+            # Where all is right there is nothing that resampling could change, which is no proof of certainty.
+            common = max(float(together.var()), self.sampling - float(apart.var(axis=1).mean()))
+        return expit(self.centre[:, None] + _brought_to(together, common, rng) + apart)
 
 
 def _brought_to(draws: np.ndarray, variance: float | None, rng: np.random.Generator) -> np.ndarray:
@@ -91,7 +97,7 @@ class Predictor:
         matrix, share = terms(rows)
         sides = (None if side is None else float(side @ (1.0, variance.mean())) for side in (self.common, self.own))
         kept = min(1.0, max(0.0, 1 - float(self.coefficients[_SHRINK]) * share))
-        return Prediction(direct + matrix @ self.coefficients, kept, *sides)
+        return Prediction(direct + matrix @ self.coefficients, kept, float(variance.mean()), *sides)
 
 
 _LEVELS, _SHRINK = 2, 2
@@ -264,6 +270,16 @@ def read_evidence(*paths: str | Path) -> list[dict[str, str]]:
         raise_all([f"{path}: line {line}: {problem}" for line, row in enumerate(read, start=2) for problem in _problems(row)])
         rows += read
     return rows
+
+
+def write_evidence(rows: Sequence[Row], path: Path) -> None:
+    """Write rows as a file that `read_evidence` takes, in the columns of the recorded runs."""
+    with open(EVIDENCE, newline="", encoding="utf-8") as file:
+        columns = next(csv.reader(file))
+    with replacing(path) as file:
+        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _problems(row: Row) -> Iterable[str]:
