@@ -22,6 +22,7 @@ import pandas as pd
 import zoo
 from draw import few
 from rows import ROOT, append, commit, machine
+from transferability_table import evidence, tables
 
 ROWS = Path(__file__).with_name("transferability.csv")
 POOL, JUDGED = 1500, 500
@@ -196,19 +197,23 @@ def main():
     measuring.add_argument("--modality", choices=("image", "text"), default="image")
     measuring.add_argument("--data", nargs="+", metavar="NAME", help="all of the modality unless named")
     measuring.add_argument("--candidates", nargs="+", metavar="NAME", help="all of the modality unless named")
-    measuring.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="folder that holds data/ and weights/")
     measuring.add_argument("--work", type=Path, default=ROOT / "runs/transferability", help="where archives and features are kept")
     measuring.add_argument("--workers", type=int, default=2)
     measuring.add_argument("--tuned", type=int, metavar="LABELS", help="fine-tune as well, on the first draw of so many labels a class")
     measuring.add_argument("--tiny", action="store_true", help="two candidates, two data sets, a few items: to try it out")
     for command in (measuring, *(commands.add_parser(name) for name in ("evidence", "table"))):
         command.add_argument("--rows", type=Path, default=ROWS)
+        command.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="folder that holds data/ and weights/")
     arguments = parser.parse_args()
     if arguments.command == "measure":
         arguments.shared, arguments.work = arguments.shared.resolve(), arguments.work.resolve()
         os.environ["GRAFT_CACHE"] = str(arguments.work / "cache")
         if failed := measure(arguments):
             raise SystemExit(f"{len(failed)} could not be measured:\n" + "\n".join(failed))
+    elif arguments.command == "evidence":
+        print(f"{evidence(arguments.rows)} recorded runs")
+    else:
+        print(tables(arguments.rows, arguments.shared))
 
 
 if __name__ == "__main__":

@@ -196,22 +196,23 @@ def _kept(order: Sequence[int], draws: np.ndarray, candidates: int) -> list[int]
     return [*order[:half], *tied[: max(0, candidates // 3 - half)]]
 
 
-def groups(draws: np.ndarray, centre: np.ndarray) -> np.ndarray:
+def groups(draws: np.ndarray, centre: np.ndarray, level: float = TOLD_APART) -> np.ndarray:
     """(m,) number of the group of each candidate, from 1: the leader of a group is the best that is left, and with it are those whose
     difference to it has an interval that holds 0.
 
     draws: (m, b) scores as they might turn out, column by column together. centre: (m,), what they are ordered by, greater is better.
+    level: of the interval.
     """
     number, left = np.zeros(len(centre), int), np.argsort(-centre, kind="stable").tolist()
     while left:
-        same = [place for place in left if place == left[0] or _holds_zero(draws[left[0]] - draws[place])]
+        same = [place for place in left if place == left[0] or _holds_zero(draws[left[0]] - draws[place], level)]
         number[same] = number.max() + 1
         left = [place for place in left if place not in same]
     return number
 
 
-def _holds_zero(difference: np.ndarray) -> bool:
-    low, high = np.quantile(difference, ((1 - TOLD_APART) / 2, (1 + TOLD_APART) / 2))
+def _holds_zero(difference: np.ndarray, level: float = TOLD_APART) -> bool:
+    low, high = np.quantile(difference, ((1 - level) / 2, (1 + level) / 2))
     return bool(low <= 0 <= high)
 
 
