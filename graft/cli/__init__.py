@@ -226,7 +226,7 @@ app.command()(compare)
 
 @app.command("list")
 def list_members(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="backbones, strategies, metrics, heads or sources.")],
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="backbones, strategies, metrics, heads, scores, distances or sources.")],
 ) -> None:
     """List what can be named."""
     if family not in _FAMILIES:
@@ -337,6 +337,21 @@ def _list_registry(module: str, name: str) -> Rows:
     return (registry.kind, "what it is", "source"), [(member, registry.describe(member), registry.sources[member]) for member in registry]
 
 
+def _list_scores() -> Rows:
+    from graft import transferability
+
+    served = {
+        "classification": "SCORES",
+        "regression": "REGRESSION_SCORES",
+        "source outputs": "SOURCE_SCORES",
+        "no labels": "LABEL_FREE_SCORES",
+    }
+    rows = []
+    for needs, registry in served.items():
+        rows += [(name, needs, *more) for name, *more in _list_registry(transferability.__name__, registry)[1]]
+    return ("score", "for", "what it is", "source"), rows
+
+
 def _list_backbones() -> Rows:
     from graft import backbones
 
@@ -371,6 +386,8 @@ _FAMILIES: dict[str, Callable[[], Rows]] = {
     "strategies": _list_strategies,
     "metrics": lambda: _list_registry("graft.evaluate", "METRICS"),
     "heads": lambda: _list_registry("graft.heads", "HEADS"),
+    "scores": _list_scores,
+    "distances": lambda: _list_registry("graft.transferability", "DISTANCES"),
     "sources": _list_sources,
 }
 
