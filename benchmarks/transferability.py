@@ -28,7 +28,7 @@ ROWS = Path(__file__).with_name("transferability.csv")
 POOL, JUDGED = 1500, 500
 # Labels a class, and the seeds that they are drawn by; 0: the whole pool.
 DRAWS = {5: (0, 1, 2), 20: (0, 1), 0: (0,)}
-TINY_CANDIDATES = {"image": ("mobilenetv1_025_128_imagenet", "cifar_resnet20"), "text": ("minilm", "untrained:minilm")}
+TINY_CANDIDATES = {"image": ("mobilenetv1_025_128_imagenet", "cifar_resnet20"), "text": ("sentence:minilm", "untrained:sentence:minilm")}
 KEYS = ("data", "backbone", "labels_a_class", "seed")
 
 
@@ -87,6 +87,7 @@ def _measured(task):
     features[places] = extract(backbone, items[places].tolist())
     facts = {
         "data": task["data"],
+        "collection": zoo.COLLECTIONS.get(task["data"], task["data"]),
         "backbone": task["backbone"],
         "modality": task["modality"],
         "classes": len(known),

@@ -11,17 +11,8 @@ from scipy.stats import pearsonr, rankdata
 
 from graft.study.checking import tau
 from graft.study.ranking import groups
-from graft.transferability.predict import BENCHMARK, EVIDENCE, Prediction, cases_of, direct_estimate, fit
+from graft.transferability.predict import BENCHMARK, EVIDENCE, Prediction, cases_of, collection, direct_estimate, fit
 
-# Left out together: what was cut from one collection says too much of its other parts.
-FAMILIES = {
-    "pacs_photo": "pacs",
-    "pacs_cartoon": "pacs",
-    "pacs_art_painting": "pacs",
-    "mnist": "digits",
-    "usps": "digits",
-    "sst2": "movies",
-}
 SCORES = (
     "logistic_cv", "ridge_loo", "lda_loo", "knn", "logme", "nleep", "leep", "nce", "sfda", "etran", "etran_lda", "energy", "gbc", "h_score",
     "h_score_shrunk", "transrate", "parc", "lfc", "rankme",
@@ -51,18 +42,14 @@ def evidence(path):
     return len(rows)
 
 
-def family(row):
-    return FAMILIES.get(row["data"], row["data"])
-
-
 def judged(rows, truth):
     """One dict for each case: data, labels, what each method says, and what was true. truth: "probe" or "tuned"."""
     rows = [row for row in rows if row[truth]]
     found = []
-    for left in dict.fromkeys(map(family, rows)):
-        known = [row for row in rows if family(row) != left]
+    for left in dict.fromkeys(map(collection, rows)):
+        known = [row for row in rows if collection(row) != left]
         predictor = fit(known, truth)
-        for case in cases_of([row for row in rows if family(row) == left]):
+        for case in cases_of([row for row in rows if collection(row) == left]):
             if len(case) > 1:
                 found.append(one_case(case, known, predictor, truth))
     return found

@@ -2,8 +2,8 @@
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from scipy.stats import norm
 from graft.errors import GraftError, raise_all
 from graft.files import replacing
 
-# Runs recorded in this repository: a row for each candidate, data set, number of labels and seed.
+# Runs recorded in this repository: a row for each candidate, data set, number of labels and seed. Data sets of one collection (the
+# domains of PACS) are left out together.
 EVIDENCE = Path(__file__).with_name("evidence.csv")
 # Of all scores those that the model reads: one a family, as scores of a family say the same.
 SCORES = ("logme", "nleep", "gbc", "knn", "lda_loo")
@@ -83,6 +84,7 @@ class Predictor:
 
     coefficients: (k,) of `terms`. common, own: (2,) variance of what is missed, as a constant and a multiple of the mean sampling
     variance of the direct estimates; None without evidence. strength: of the ridge. data: names of the data sets it was fitted on.
+    standing: backbone -> by how much (logits) it was above the others where it was recorded.
     """
 
     coefficients: np.ndarray
@@ -90,17 +92,20 @@ class Predictor:
     own: np.ndarray | None
     strength: float
     data: tuple[str, ...]
+    standing: Mapping[str, float]
 
     def predict(self, rows: Sequence[Row]) -> Prediction:
         """rows: m candidates of one case, with the columns of the evidence but for the truth."""
         direct, variance = direct_estimate(rows)
-        matrix, share = terms(rows)
+        matrix, share = terms(rows, self.standing)
         sides = (None if side is None else float(side @ (1.0, variance.mean())) for side in (self.common, self.own))
         kept = min(1.0, max(0.0, 1 - float(self.coefficients[_SHRINK]) * share))
         return Prediction(direct + matrix @ self.coefficients, kept, float(variance.mean()), *sides)
 
 
-_LEVELS, _SHRINK = 2, 2
+# Places of the terms: two levels, the deviation, then scores, facts and the standing.
+_SHRINK = 2
+_WIDTH = 3 + len(SCORES) + len(FACTS) + 1
 
 
 def direct_estimate(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
@@ -118,13 +123,14 @@ def _logits(shares: Iterable[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
     return logit(p), 1 / ((n + 1) * p * (1 - p))
 
 
-def terms(rows: Sequence[Row]) -> tuple[np.ndarray, float]:
+def terms(rows: Sequence[Row], standing: Mapping[str, float]) -> tuple[np.ndarray, float]:
     """(m, k) what the correction is linear in, for m candidates of one case, and the share of noise u in their direct estimates.
 
     First two levels, the same for all: 1 / labels a class, and its root (cross-validation fits on fewer items than transfer does, and that
-    matters where labels are few). Then everything times u, the sampling variance of the direct estimates over their variance between the
-    candidates and it: minus the deviation from the candidates' mean (shrinkage, as in empirical Bayes), the scores and the static facts,
-    standardised within the case; a candidate without one has its mean. With many items u is near 0: the direct estimate then stands.
+    matters where labels are few). Then everything times u, the sampling variance of the direct estimates over their variance between
+    the candidates and it: minus the deviation from the candidates' mean (shrinkage, as in empirical Bayes), the scores, the static facts
+    and the standing on other data sets, standardised within the case; a candidate without one has its mean. With many items u is near 0:
+    the direct estimate then stands.
     """
     direct, variance = direct_estimate(rows)
     deviation = direct - direct.mean()
@@ -135,6 +141,7 @@ def terms(rows: Sequence[Row]) -> tuple[np.ndarray, float]:
     columns = [np.full(len(rows), few), np.full(len(rows), math.sqrt(few)), -share * deviation]
     columns += [share * _standardised([_number(row, name) for row in rows]) for name in SCORES]
     columns += [share * _standardised([_fact(row, name) for row in rows]) for name in FACTS]
+    columns.append(share * _standardised([standing.get(str(row["backbone"]), math.nan) for row in rows]))
     return np.column_stack(columns), share
 
 
@@ -172,55 +179,109 @@ def fit(rows: Sequence[Row], truth: str = "probe", strength: float | None = None
     left-out data sets, as two variances that grow with the sampling variance of the direct estimates, and then brought to the size at
     which 80 % intervals hold 80 % of the truths there.
     """
-    known = [row for row in rows if row.get(truth) not in (None, "")]
-    cases = [_Case.of(case, truth) for case in cases_of(known)]
+    cases = [_Case.of(case, truth) for case in cases_of([row for row in rows if row.get(truth) not in (None, "")])]
     data = tuple(dict.fromkeys(case.data for case in cases))
-    if len(data) < _LEAST_DATA_SETS:
-        zero = np.zeros(_LEVELS + 1 + len(SCORES) + len(FACTS))
-        return Predictor(zero, None, None, math.inf, data)
+    if len(dict.fromkeys(case.collection for case in cases)) < _LEAST_DATA_SETS:
+        return Predictor(np.zeros(_WIDTH), None, None, math.inf, data, {})
+    parts = _parts(cases)
     strengths = STRENGTHS if strength is None else (strength,)
-    missed = {one: _missed_when_left_out(cases, data, one) for one in strengths}
-    best = min(missed, key=lambda one: sum(float(case.weight @ gap**2) for case, gap in zip(cases, missed[one], strict=True)))
-    common, own = _spreads(cases, missed[best])
-    stretch = _stretch(cases, missed[best], common + own)
-    return Predictor(_solve(cases, best), stretch * common, stretch * own, best, data)
+    missed = {one: _missed_when_left_out(parts, one) for one in strengths}
+    left = [case for _, part in parts for case in part]
+    best = min(missed, key=lambda one: sum(float(case.weight @ gap**2) for case, gap in zip(left, missed[one], strict=True)))
+    common, own = _spreads(left, missed[best])
+    stretch = _stretch(left, missed[best], common + own)
+    # Of its own data set a case is told no standing, as a new one will not be.
+    without = _standings(cases)
+    whole = [case.given(without({case.collection})) for case in cases]
+    return Predictor(_solve(whole, best), stretch * common, stretch * own, best, data, without(set()))
 
 
 @dataclass(frozen=True)
 class _Case:
-    """Candidates on the same draw of one data set. aim: (m,) truth minus direct estimate. noise: (m,) variance of the truth."""
+    """Candidates on the same draw of one data set. true: (m,) logits; noise: (m,) their variance. weight: (m,) of the rows. sampling: mean
+    variance of the direct estimates. aim: (m,) truth minus direct estimate. matrix: (m, k) of `terms`, once `given` a standing. share: u."""
 
-    data: str
-    matrix: np.ndarray
-    aim: np.ndarray
-    weight: np.ndarray
+    rows: Sequence[Row]
+    true: np.ndarray
     noise: np.ndarray
+    weight: np.ndarray
     sampling: float
+    aim: np.ndarray
+    matrix: np.ndarray
+    share: float
 
     @classmethod
     def of(cls, rows: Sequence[Row], truth: str) -> "_Case":
         direct, variance = direct_estimate(rows)
-        matrix, _ = terms(rows)
         true, noise = _logits([(row[truth], row["n_judged"]) for row in rows])
         weight = 1 / (variance + noise + _SPREAD**2)
-        return cls(str(rows[0]["data"]), matrix, true - direct, weight, noise, float(variance.mean()))
+        return cls(rows, true, noise, weight, float(variance.mean()), true - direct, *terms(rows, {}))
+
+    @property
+    def data(self) -> str:
+        return str(self.rows[0]["data"])
+
+    @property
+    def collection(self) -> str:
+        return collection(self.rows[0])
+
+    def given(self, standing: Mapping[str, float]) -> "_Case":
+        """The same with the candidates' standing; its column is the last."""
+        told = _standardised([standing.get(str(row["backbone"]), math.nan) for row in self.rows])
+        return replace(self, matrix=np.column_stack([self.matrix[:, :-1], self.share * told]))
+
+
+def collection(row: Row) -> str:
+    """What a row is left out together with: its data set, or the collection that the data set is a part of."""
+    return str(row.get("collection") or row["data"])
+
+
+def _standings(cases: Sequence[_Case]) -> Callable[[set[str]], dict[str, float]]:
+    """A function of collections to leave out -> backbone -> mean over data sets of how far its truth was above the mean of its case."""
+    by_data: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for case in cases:
+        for row, deviation in zip(case.rows, case.true - case.true.mean(), strict=True):
+            by_data.setdefault((case.collection, case.data), {}).setdefault(str(row["backbone"]), []).append(float(deviation))
+
+    def without(left: set[str]) -> dict[str, float]:
+        found: dict[str, list[float]] = {}
+        for (name, _), backbones in by_data.items():
+            if name not in left:
+                for backbone, deviations in backbones.items():
+                    found.setdefault(backbone, []).append(sum(deviations) / len(deviations))
+        return {backbone: sum(values) / len(values) for backbone, values in found.items()}
+
+    return without
+
+
+def _parts(cases: Sequence[_Case]) -> list[tuple[list[_Case], list[_Case]]]:
+    """For each collection: the cases of all others, and its own; each with a standing that knows neither its own nor what is left out."""
+    names, without = list(dict.fromkeys(case.collection for case in cases)), _standings(cases)
+    parts = []
+    for left in names:
+        standing = {name: without({left, name}) for name in names}
+        given = [case.given(standing[case.collection]) for case in cases]
+        parts.append(([one for one in given if one.collection != left], [one for one in given if one.collection == left]))
+    return parts
 
 
 def _solve(cases: Sequence[_Case], strength: float) -> np.ndarray:
-    width = cases[0].matrix.shape[1]
     if math.isinf(strength):
-        return np.zeros(width)
-    gram, moment = strength * np.eye(width), np.zeros(width)
+        return np.zeros(_WIDTH)
+    gram, moment = strength * np.eye(_WIDTH), np.zeros(_WIDTH)
     for case in cases:
         gram += case.matrix.T @ (case.weight[:, None] * case.matrix)
         moment += case.matrix.T @ (case.weight * case.aim)
     return np.linalg.solve(gram, moment)
 
 
-def _missed_when_left_out(cases: Sequence[_Case], data: Sequence[str], strength: float) -> list[np.ndarray]:
-    """Truth minus prediction of each case, predicted without any case of its data set."""
-    solved = {name: _solve([case for case in cases if case.data != name], strength) for name in data}
-    return [case.aim - case.matrix @ solved[case.data] for case in cases]
+def _missed_when_left_out(parts: Sequence[tuple[list[_Case], list[_Case]]], strength: float) -> list[np.ndarray]:
+    """Truth minus prediction of each case, predicted without any case of its collection; in the order of the parts."""
+    missed = []
+    for others, left in parts:
+        solved = _solve(others, strength)
+        missed += [case.aim - case.matrix @ solved for case in left]
+    return missed
 
 
 def _spreads(cases: Sequence[_Case], missed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
