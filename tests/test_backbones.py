@@ -63,7 +63,15 @@ def test_a_path_without_its_source_is_recognised(tmp_path):
         load_backbone(str(tmp_path))
 
 
-def test_the_shortlist_holds_only_what_is_on_disk_where_the_hub_is_off_limits(monkeypatch):
+@pytest.fixture
+def empty_hub_cache(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_the_shortlist_holds_only_what_is_on_disk_where_the_hub_is_off_limits(monkeypatch, empty_hub_cache):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert shortlist("image") == on_disk("image") == []
     assert shortlist("text") == on_disk("text")
@@ -90,9 +98,16 @@ def test_the_hub_is_not_asked_where_something_is_on_the_disk(monkeypatch):
     assert shortlist("text") == shortlist("table") == ["sentence:minilm"]
 
 
-@pytest.mark.parametrize("name", backbones.HUB["image"])
-def test_the_image_shortlist_names_networks_that_timm_has_weights_for(name):
-    assert name.removeprefix("timm:") in timm.list_pretrained()
+def test_what_was_downloaded_once_is_on_the_disk(monkeypatch, empty_hub_cache):
+    name, repository = "timm:resnet18.a1_in1k", "models--timm--resnet18.a1_in1k"
+    assert name not in on_disk("image")
+    (empty_hub_cache / repository / "snapshots" / "abc").mkdir(parents=True)
+    (empty_hub_cache / repository / "refs").mkdir()
+    (empty_hub_cache / repository / "refs" / "main").write_text("abc")
+    (empty_hub_cache / repository / "snapshots" / "abc" / "model.safetensors").write_bytes(b"")
+    assert on_disk("image") == [name]
+    monkeypatch.setattr(backbones, "_hub_answers", lambda: pytest.fail("the hub was asked"))
+    assert shortlist("image") == [name]
 
 
 # Preprocessing of images

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -238,6 +239,72 @@ def test_every_family_is_listed_with_words_for_each_member(command, family):
     code, out, err = command("list", family)
     assert (code, err) == (0, "")
     assert len(out.splitlines()) > 3
+
+
+def listed(out):
+    """The names in the table that was printed."""
+    return [line.split()[0] for line in out.splitlines() if re.match(r"(timm|hf|sentence):", line)]
+
+
+def test_backbones_are_listed_with_their_facts_and_filtered(command):
+    code, out, err = command("list", "backbones", "--anywhere")
+    assert (code, err) == (0, "") and len(listed(out)) >= 40
+    row = next(line for line in out.splitlines() if line.startswith("timm:resnet18"))
+    assert all(fact in row for fact in ("11.2 M", "224 px", "1.81 G", "apache-2.0", "ImageNet-1k", "71.5 ImageNet-1k top-1"))
+    _, fewer, _ = command("list", "backbones", "--anywhere", "--modality", "image", "--max-parameters", "3.5m", "--licence", "apache-2.0")
+    assert 3 < len(listed(fewer)) < 15 and all(name.startswith("timm:") for name in listed(fewer))
+
+
+def test_without_a_network_only_what_is_on_the_disk_is_listed(command, monkeypatch):
+    from graft import backbones
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    local = [entry.name for entry in backbones.catalogue(on_disk=True)]
+    code, out, _ = command("list", "backbones")
+    assert code == 0 and listed(out) == local and "--anywhere lists the rest" in out
+    assert listed(command("list", "backbones", "--on-disk")[1]) == local
+
+
+def test_a_measured_time_goes_before_an_estimated_one(command, monkeypatch):
+    from graft import features
+    from graft.cli import catalogue
+
+    monkeypatch.setattr(catalogue, "_speed", lambda: 100.0)
+    monkeypatch.setattr(features, "known_throughput", lambda name: 4.0 if name.startswith("timm:lcnet") else None)
+    code, out, _ = command("list", "backbones", "--anywhere", "--max-ms", "20")
+    rows = {line.split()[0]: line.split()[-2:] for line in out.splitlines() if line.startswith("timm:")}
+    # 1.81 thousand million over 100 thousand million a second; the other was measured at four a second, which is too slow.
+    assert code == 0 and rows["timm:resnet18.a1_in1k"] == ["about", "18.1"] and not any(name.startswith("timm:lcnet") for name in rows)
+    _, out, _ = command("list", "backbones", "--anywhere", "--max-ms", "250")
+    assert next(line for line in out.splitlines() if line.startswith("timm:lcnet")).split()[-1] == "250.0"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            ["--anywhere", "--modality", "text", "--max-parameters", "1M"],
+            "no backbone in the catalogue passes --modality text, --max-parameters 1M",
+        ),
+        (["--on-disk", "--max-parameters", "1k"], "on this disk passes --max-parameters 1k. Loosen one of them, or leave --on-disk out"),
+        (["--max-parameters", "five"], "--max-parameters is 'five', expected a number, or one that ends in k, M or B"),
+        (["--max-ms", "0"], "--max-ms is 0.0, expected more than 0"),
+    ],
+)
+def test_a_filter_that_leaves_nothing_says_what_to_do(command, flags, said):
+    code, _, err = command("list", "backbones", *flags)
+    assert code == 2 and said in err
+
+
+def test_a_filter_of_backbones_is_refused_for_another_family(command):
+    code, _, err = command("list", "heads", "--max-ms", "3")
+    assert code == 2 and "--max-ms: chooses among backbones, and heads were asked for" in err
+
+
+def test_backbones_are_listed_without_torch():
+    code = "import sys; from graft.cli import list_members; list_members('backbones', on_disk=False); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
 def test_an_unknown_family_names_the_near_miss(command):

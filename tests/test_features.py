@@ -12,7 +12,7 @@ import torch
 
 from graft.backbones.tiny import load
 from graft.errors import GraftError
-from graft.features import cache_folder, extract, one_ahead, store, throughput
+from graft.features import cache_folder, extract, known_throughput, one_ahead, store, throughput
 from graft.features.store import LAYOUT
 
 
@@ -253,6 +253,12 @@ def test_throughput_is_measured_once_and_remembered(cache):
     path.write_text("{")
     with pytest.warns(UserWarning, match="measured again"):
         assert throughput(load("text"), items) > 0
+
+
+def test_a_measured_throughput_is_known_by_the_backbones_name(cache):
+    assert known_throughput("tiny:text") is None
+    speed = throughput(load("text"), make_texts(40))
+    assert known_throughput("tiny:text") == speed and known_throughput("tiny:image") is None
 
 
 def test_throughput_of_nothing_is_refused():

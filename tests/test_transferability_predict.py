@@ -85,10 +85,9 @@ def test_eighty_per_cent_intervals_cover_eighty_per_cent(n):
 
 
 def test_noise_of_the_truth_is_not_taken_for_a_miss_of_the_prediction():
-    exact, noisy = fit(runs(n_data=30)), fit(runs(n_data=30, n_judged=100))
-    case = cases_of(runs(seed=8))[0]
-    assert noisy.predict(case).own == pytest.approx(exact.predict(case).own, rel=0.5)
-    assert exact.predict(case).own < 0.15
+    # Cross-validation of a million items is right; the truth was counted on a hundred, and is off by 1 / (100 p (1 - p)) in logits.
+    prediction = fit(runs(n_data=30, n=1_000_000, n_judged=100)).predict(cases_of(runs(n=1_000_000, seed=8))[0])
+    assert prediction.own + prediction.common < 0.2 / 25
 
 
 def test_candidates_that_err_together_keep_their_difference():
@@ -154,7 +153,7 @@ def test_a_backbone_that_is_always_good_is_believed_in():
         return [about | {"backbone": f"b{i}", "cross_validated": share[i], "probe": expit(quality[i])} for i in range(8)]
 
     predictor = fit([row for data in range(20) for row in case(f"d{data}")])
-    assert predictor.standing["b7"] == pytest.approx(1.0) and predictor.standing["b0"] == pytest.approx(-1.0)
+    assert predictor.standing["b7"] == pytest.approx(1.0, abs=0.01) and predictor.standing["b0"] == pytest.approx(-1.0, abs=0.01)
     fresh = case("new")
     # What is predicted of backbones that are all new has nothing but their eight items.
     unknown = [row | {"backbone": f"new {place}"} for place, row in enumerate(fresh)]

@@ -4,36 +4,65 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from graft.backbones._catalogue import Entry, Row, about_ms, catalogue, entry_of, measured_speed, rows
 from graft.errors import GraftError, near_miss
 
 if TYPE_CHECKING:
     from graft.backbones.base import Backbone
+
+__all__ = [
+    "SOURCES",
+    "Entry",
+    "about_ms",
+    "build",
+    "catalogue",
+    "entry_of",
+    "load_backbone",
+    "measured_speed",
+    "offline",
+    "on_disk",
+    "shortlist",
+]
 
 # Every file here is a source of weights and has `load(name)`, but for base.py and those that begin with an underscore.
 SOURCES: tuple[str, ...] = tuple(
     sorted(found.name for found in pkgutil.iter_modules(__path__) if found.name != "base" and found.name[0] != "_")
 )
 
-# Small, well-tested networks that run on a CPU.
-HUB = {
-    "image": ["timm:mobilenetv3_large_100.ra_in1k", "timm:resnet18.a1_in1k", "timm:vit_small_patch16_224.augreg_in21k_ft_in1k"],
-    "text": ["sentence:sentence-transformers/all-MiniLM-L6-v2", "sentence:BAAI/bge-small-en-v1.5"],
-}
+# What may stand behind any name: another size of images, or the first layers only.
+_VARIANT = re.compile(r"(.+)@([1-9]\d*)(px|layers?)")
+# What this source is given goes on to another source, which reads such an ending itself.
+_PASSES_ON = "untrained"
 
 
 def load_backbone(name: str) -> "Backbone":
     """The backbone called SOURCE:NAME, e.g. "timm:resnet18", "sentence:minilm", "checkpoint:weights/mine".
 
+    Behind a name of an image network, `@96px` gives it images of 96 x 96 px; behind a name of a text encoder, `@3layers` ends it after
+    its third transformer layer. The weights stay the same. In front, `untrained:` replaces them by random ones.
     Raises GraftError for an unknown source, with the near miss; the source itself raises for a name it cannot load.
     """
+    return build(name, "load")
+
+
+def build(name: str, how: str) -> "Backbone":
+    """As `load_backbone`, made by the source's function called `how` where it has one, else by its `load`."""
     source, colon, rest = name.partition(":")
     if source in SOURCES and colon and rest:
-        return importlib.import_module(f"{__name__}.{source}").load(rest)
+        module = importlib.import_module(f"{__name__}.{source}")
+        make = getattr(module, how, module.load)
+        variant = _VARIANT.fullmatch(rest)
+        # A folder may really be called so.
+        if variant is None or source == _PASSES_ON or Path(rest).expanduser().exists():
+            return make(rest)
+        whole: Backbone = make(variant[1])
+        return whole.at_size(int(variant[2])) if variant[3] == "px" else whole.first_layers(int(variant[2]))
     if Path(name).expanduser().exists():
         raise GraftError(f"backbone {name!r} is a path, expected SOURCE:NAME. Did you mean 'checkpoint:{name}'?")
     if source in SOURCES:
@@ -60,21 +89,29 @@ def _missing_source(name: str) -> str:
 
 
 def on_disk(modality: str) -> list[str]:
-    """Backbones of a modality that load now without a network: what installed packages carry. Local folders are named by their owner.
+    """Backbones of a modality's shortlist that load now without a network: from an installed package, or from the hub's cache.
 
-    modality: "image", "text" or "table" (rows are read as text).
+    modality: "image", "text" or "table" (rows are read as text). Local folders are named by their owner.
     """
-    from graft.backbones import sentence
-
-    return ["sentence:minilm"] if modality in ("text", "table") and sentence.shipped_folder() is not None else []
+    return [row.entry.name for row in _shortlisted(modality) if row.entry.on_disk]
 
 
 def shortlist(modality: str) -> list[str]:
     """Candidates where none are named: what is on the disk; only where that is nothing and the hub answers, small networks of it."""
     local = on_disk(modality)
-    if local or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") or not _hub_answers():
-        return local
-    return list(HUB["image" if modality == "image" else "text"])
+    return local if local or offline() else [row.entry.name for row in _shortlisted(modality) if not row.package]
+
+
+def _shortlisted(modality: str) -> list[Row]:
+    """The catalogue's shortlist of a modality. Of the same weights in a package and on the hub the package's stay, if installed."""
+    marked = [row for row in rows() if row.shortlist and row.entry.modality == ("image" if modality == "image" else "text")]
+    carried = {row.repository for row in marked if row.package and row.entry.on_disk}
+    return [row for row in marked if row.package or row.repository not in carried]
+
+
+def offline() -> bool:
+    """Whether weights cannot be downloaded now: HF_HUB_OFFLINE says so, or the hub does not answer within seconds."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") or not _hub_answers()
 
 
 def _hub_answers() -> bool:

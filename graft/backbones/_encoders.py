@@ -157,6 +157,15 @@ def _assemble(network: Any, config: Any, tokenizer: Any, pooling: Pooling, name:
             without_weights = replace(pooling, dense=tuple((settings, None) for settings, _ in pooling.dense))
             return _assemble(untrained, config, tokenizer, without_weights, name, card)
 
+    def shortened(layers: int) -> Backbone:
+        shorter = copy.deepcopy(config)
+        # Every family answers to this name, whatever its own is.
+        shorter.num_hidden_layers = layers
+        with quiet():
+            network = _auto_class(shorter).from_config(copy.deepcopy(shorter)).eval()
+        # What comes behind the pooling was trained on the last layer's tokens.
+        return _assemble(network, shorter, tokenizer, replace(pooling, modes=("mean",), dense=()), name, card)
+
     def write(backbone: Backbone, folder: Path) -> None:
         _write(backbone, folder, names, config, tokenizer, pooling)
 
@@ -170,6 +179,7 @@ def _assemble(network: Any, config: Any, tokenizer: Any, pooling: Pooling, name:
         write=write,
         preprocessing=preprocessing,
         card=card,
+        shortened=shortened,
     )
 
 

@@ -21,16 +21,17 @@ def as_backbone(
     *,
     untrained: Callable[[], Backbone],
     write: Callable[[Backbone, Path, dict[str, str]], None],
+    resized: Callable[[int], Backbone],
     classifier: Callable[[], nn.Module | None] = lambda: None,
 ) -> Backbone:
     """The stages where they give what the whole gives, else one stage, with a warning (see `tried`).
 
     whole: a module around the network, its `network`, in evaluation mode. preprocessing: as `_images.preprocessing_of` gives it.
     untrained: the same backbone with weights drawn from torch's global generator. write: (backbone, folder, names) -> None, where
-    names are what the network calls the tensors of the backbone. classifier: see Backbone.
+    names are what the network calls the tensors of the backbone. resized, classifier: see Backbone.
     """
     whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    image = torch.rand(1, 3, *preprocessing["size_px"], generator=torch.Generator().manual_seed(0))
+    image = torch.rand(1, 1 if preprocessing.get("grey") else 3, *preprocessing["size_px"], generator=torch.Generator().manual_seed(0))
     kept, width = tried(stages, whole, image, name)
     names = _folders.own_names(whole.network, kept)  # type: ignore[arg-type]
 
@@ -50,4 +51,5 @@ def as_backbone(
         preprocessing=preprocessing,
         card=card,
         classifier=classifier,
+        resized=resized,
     )

@@ -18,6 +18,8 @@ _FILTERS = {name: getattr(Image.Resampling, name.upper()) for name in ("nearest"
 _CROP_MODES = ("center", "squash", "border")
 # Inception's crops keep 8 to 100 % of the image; with a few hundred images of one's own, milder crops are the usual choice.
 _TRAIN_AREA = (0.35, 1.0)
+# ITU-R BT.601, which Pillow uses.
+_LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)
 _TRAIN_RATIO = (3 / 4, 4 / 3)
 
 
@@ -52,8 +54,8 @@ def preprocessing_of(config: dict[str, Any], where: str) -> dict[str, Any]:
 def preparer(preprocessing: dict[str, Any]) -> Callable[[Sequence[Any], np.random.Generator | None], State]:
     """The `prepare` of an image backbone: n items -> (n, 3, height, width) float32, normalised.
 
-    preprocessing: as `preprocessing_of` gives it. With a generator each item's view is a random crop of 35 to 100 % of its
-    area, side ratio 3/4 to 4/3, mirrored half of the time.
+    preprocessing: as `preprocessing_of` gives it; with "grey" one channel comes out of three, weighted as in Pillow's mode "L". With a
+    generator each item's view is a random crop of 35 to 100 % of its area, side ratio 3/4 to 4/3, mirrored half of the time.
     Source: Szegedy et al. 2015, arXiv:1409.4842, section 6, for the random crop; timm's `transforms_imagenet_eval` for the other.
     """
     # What each of the 256 values becomes in each channel: looking it up is four times as fast as computing it for every pixel.
@@ -77,6 +79,8 @@ def preparer(preprocessing: dict[str, Any]) -> Callable[[Sequence[Any], np.rando
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
                 list(pool.map(fill, range(len(items))))
         # (n, h, w, 3) seen as (n, 3, h, w) is the channels-last layout, in which convolutions run fastest on a CPU.
+        if preprocessing.get("grey"):
+            batch = batch @ _LUMA
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
     return prepare

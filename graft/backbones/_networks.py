@@ -97,6 +97,16 @@ def assemble(network: Any, recipe: dict[str, Any], name: str, classifier: Callab
     def write(backbone: Backbone, folder: Path, names: dict[str, str]) -> None:
         _folders.write(backbone, folder, names, recipe)
 
+    def resized(size_px: int) -> Backbone:
+        if published.get("fixed_input_size"):
+            own = preprocessing["size_px"][0]
+            raise GraftError(
+                f"{name}@{size_px}px: the network takes images of {own} px only (timm's fixed_input_size). Leave @{size_px}px out, or take "
+                "a convolutional network."
+            )
+        changed = {**recipe, "pretrained_cfg": {**recipe["pretrained_cfg"], "input_size": (3, size_px, size_px)}}
+        return assemble(create(changed, name), changed, name)
+
     return as_backbone(
         _vision_stages.cut(network),
         _vision_stages.Whole(network),
@@ -105,6 +115,7 @@ def assemble(network: Any, recipe: dict[str, Any], name: str, classifier: Callab
         _card(published),
         untrained=lambda: assemble(create(recipe, name), recipe, name),
         write=write,
+        resized=resized,
         classifier=classifier,
     )
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from graft.errors import GraftError
+
 # A batch and every state between stages: a tensor or a dict of tensors, items along the first axis of each.
 State = torch.Tensor | dict[str, torch.Tensor]
 
@@ -29,6 +31,8 @@ class Backbone(nn.Module):
     card: "licence", "pretrained_on", "published" where known, as text.
     classifier: () -> the layer that the network was pretrained with behind these features, (n, d) -> logits (n, source classes), a new
     copy each time; None where the weights came without it. It is no part of the backbone: not trained, saved or reset with it.
+    resized: (size_px) -> the same network for square images of that side, with any weights; None where items are no images.
+    shortened: (layers) -> the same network with its first transformer layers only, with any weights; None where it has none.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class Backbone(nn.Module):
         preprocessing: dict[str, Any],
         card: dict[str, str],
         classifier: Callable[[], nn.Module | None] = lambda: None,
+        resized: "Callable[[int], Backbone] | None" = None,
+        shortened: "Callable[[int], Backbone] | None" = None,
     ) -> None:
         super().__init__()
         self.name, self.modality, self.width = name, modality, width
@@ -50,6 +56,7 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList(stage for _, stage in stages)
         self._prepare, self._fresh, self._write = prepare, fresh, write
         self.preprocessing, self.card, self.classifier = preprocessing, card, classifier
+        self._resized, self._shortened = resized, shortened
         self.eval()
 
     @property
@@ -81,6 +88,50 @@ class Backbone(nn.Module):
     def reset(self, seed: int = 0) -> None:
         """Replace the weights by fresh random ones, as its family initialises them."""
         self.load_state_dict(self._fresh(seed).state_dict())
+
+    def at_size(self, size_px: int) -> "Backbone":
+        """A copy with the same weights that takes square images of size_px a side.
+
+        Raises GraftError where the items are no images, and for a size that the network cannot take.
+        """
+        shown = f"{self.name}@{size_px}px"
+        if self._resized is None:
+            raise GraftError(f"{shown}: {self.name} reads {self.modality}s, which have no size in pixels. Leave @{size_px}px out.")
+        try:
+            other = self._resized(size_px)
+            other._adopt(self)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if isinstance(error, GraftError):
+                raise
+            own = " x ".join(map(str, np.unique(self.preprocessing["size_px"])))
+            raise GraftError(
+                f"{shown}: the network cannot take images of {size_px} px ({str(error).partition(chr(10))[0]}). "
+                f"It was made for {own} px; name a size nearer to it, or none."
+            ) from error
+        other.name, other.classifier = shown, self.classifier
+        return other
+
+    def first_layers(self, layers: int) -> "Backbone":
+        """A copy of a text encoder that ends after its first transformer layers, whose tokens are averaged.
+
+        Raises GraftError where it has no such layers, or not so many.
+        """
+        shown, own = f"{self.name}@{layers}layers", sum(name.startswith("layer") for name in self.stage_names)
+        if self._shortened is None or not own:
+            raise GraftError(f"{shown}: graft knows no transformer layers of a text encoder in it. Leave @{layers}layers out.")
+        if not 1 <= layers <= own:
+            raise GraftError(f"{shown}: it has {own} layers, expected 1 to {own} of them.")
+        other = self._shortened(layers)
+        other._adopt(self)
+        other.name = shown
+        return other
+
+    def _adopt(self, other: "Backbone") -> None:
+        """Take the weights of the other's stages of the same names."""
+        theirs = dict(zip(other.stage_names, other.stages, strict=True))
+        for name, stage in zip(self.stage_names, self.stages, strict=True):
+            if stage.state_dict():
+                stage.load_state_dict(theirs[name].state_dict())
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `checkpoint:FOLDER` loads to the same features."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from graft.backbones import _folders, _networks, hf, sentence, tiny
+from graft.backbones import _folders, _keras, _networks, hf, sentence, tiny, vectors
 from graft.backbones.base import Backbone
 from graft.errors import GraftError, near_miss
 
@@ -13,7 +13,8 @@ _ENDINGS = (".safetensors", ".pth", ".th", ".pt", ".bin")
 def load(name: str) -> Backbone:
     """PATH is one of
     - a folder with model.safetensors and a config.json that names the "architecture" (timm's, cifar_resnet20 and the like, tiny:image,
-      tiny:text), optionally "model_args" for it and timm's "pretrained_cfg" for the preprocessing;
+      tiny:text, vectors), optionally "model_args" for it and timm's "pretrained_cfg" for the preprocessing;
+    - a folder with model.safetensors and an architecture.json, a list of Keras layers (see `_keras.from_tensors`);
     - a Hugging Face or sentence-transformers folder;
     - a .safetensors, .pth, .th, .pt or .bin file of weights, with such a config.json beside it.
     PATH@ARCHITECTURE names the architecture where no config.json does.
@@ -37,6 +38,8 @@ def load(name: str) -> Backbone:
             return sentence.load_folder(folder, shown)
         if "model_type" in config:
             return hf.load_location(str(folder), shown)
+        if "architecture" not in config and (folder / "architecture.json").exists():
+            return _keras.from_tensors(_folders.read_json(folder / "architecture.json", list), _folders.read_tensors(weights), shown)
     architecture = architecture or config.get("architecture", "")
     if not isinstance(architecture, str) or not architecture:
         raise GraftError(
@@ -45,12 +48,15 @@ def load(name: str) -> Backbone:
         )
     tensors = _folders.read_tensors(weights)
     if architecture.startswith("tiny:"):
-        return _tiny(architecture, tensors, shown)
+        return _tiny({**config, "architecture": architecture}, tensors, shown)
+    if architecture == vectors.ARCHITECTURE:
+        return vectors.from_folder(folder, tensors, shown)
     return _networks.from_tensors({**config, "architecture": architecture}, tensors, shown)
 
 
-def _tiny(architecture: str, tensors: _folders.Tensors, shown: str) -> Backbone:
-    backbone = tiny.load(architecture.removeprefix("tiny:"))
+def _tiny(config: dict[str, Any], tensors: _folders.Tensors, shown: str) -> Backbone:
+    size = {"size_px": int(config["size_px"])} if "size_px" in config else {}
+    backbone = tiny.load(config["architecture"].removeprefix("tiny:"), **size)
     _folders.fit(backbone, tensors, shown)
     backbone.name, backbone.classifier = shown, lambda: None
     return backbone

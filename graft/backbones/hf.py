@@ -94,6 +94,19 @@ def preprocessing_of(settings: dict[str, Any], shown: str) -> dict[str, Any]:
     }
 
 
+def _at_size(settings: dict[str, Any], preprocessing: dict[str, Any], size_px: int) -> dict[str, Any]:
+    """preprocessor_config.json for another size; resize and crop keep their ratio."""
+    if preprocessing["crop_mode"] == "squash":
+        sides = zip(("height", "width"), preprocessing["resize_px"], preprocessing["size_px"], strict=True)
+        resize = {side: round(size_px * own / target) for side, own, target in sides}
+        crop = {"crop_size": {"height": size_px, "width": size_px}} if settings.get("do_center_crop") else {}
+        return {**settings, "size": resize, **crop}
+    if settings.get("crop_pct"):
+        return {**settings, "size": {"shortest_edge": size_px}}
+    own, target = preprocessing["resize_px"][0], preprocessing["size_px"][0]
+    return {**settings, "size": {"shortest_edge": round(size_px * own / target)}, "crop_size": {"height": size_px, "width": size_px}}
+
+
 class _Patches(nn.Module):
     """Pixels -> what the first layer takes, whatever the library wraps it in."""
 
@@ -177,4 +190,9 @@ def _assemble(network: Any, settings: dict[str, Any], shown: str, card: dict[str
         _folders.write_json(folder / "preprocessor_config.json", settings)
         _folders.write(backbone, folder, names, config.to_dict())
 
-    return as_backbone(_cut(network), _Whole(network), shown, preprocessing, card, untrained=untrained, write=write)
+    def resized(size_px: int) -> Backbone:
+        with _encoders.quiet():
+            other = _encoders.library().AutoModel.from_config(config).eval()
+        return _assemble(other, _at_size(settings, preprocessing, size_px), shown, card)
+
+    return as_backbone(_cut(network), _Whole(network), shown, preprocessing, card, untrained=untrained, write=write, resized=resized)

@@ -7,10 +7,10 @@ from graft.backbones.base import Backbone
 from graft.errors import GraftError
 
 
-def load(name: str) -> Backbone:
+def load(name: str, pretrained: bool = True) -> Backbone:
     """NAME as timm knows it ("resnet18", "resnet18.a1_in1k"), or a repository of timm weights on the hub ("owner/model").
 
-    Weights come from the local cache or, where the network is allowed, from the hub.
+    Weights come from the local cache or, where the network is allowed, from the hub; pretrained=False wants none.
     Raises GraftError for a name timm does not know, and where the weights cannot be had.
     """
     timm = _networks.library()
@@ -18,7 +18,7 @@ def load(name: str) -> Backbone:
         _networks.check_name(name, f"timm:{name}")
     known = f"hf-hub:{name}" if "/" in name and not name.startswith("hf-hub:") else name
     try:
-        network = timm.create_model(known, pretrained=True, num_classes=0)
+        network = timm.create_model(known, pretrained=pretrained, num_classes=0)
     except (OSError, RuntimeError) as error:
         # RuntimeError is what timm raises for a network that was published without weights.
         raise GraftError(
@@ -34,3 +34,8 @@ def load(name: str) -> Backbone:
         return layer if isinstance(layer, nn.Linear) else None
 
     return _networks.assemble(network, recipe, f"timm:{name}", classifier)
+
+
+def untrained(name: str) -> Backbone:
+    """As `load`, with random weights: nothing is downloaded for a NAME that timm knows."""
+    return load(name, pretrained=False)

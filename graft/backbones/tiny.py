@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,15 @@ _SIZE_PX = 32
 _VOCABULARY = 512
 
 
-def load(name: str) -> Backbone:
-    """`image` or `text`, with `-SEED` behind it for other random weights, e.g. "image-1"."""
+def load(name: str, size_px: int = _SIZE_PX) -> Backbone:
+    """`image` or `text`, with `-SEED` behind it for other random weights, e.g. "image-1". size_px: of the images."""
     kind, _, seed = name.partition("-")
     if kind not in _BUILDERS or not (seed or "0").isdigit():
         raise GraftError(f"tiny:{name}: expected tiny:image or tiny:text, or with a seed, e.g. tiny:image-1.{near_miss(kind, _BUILDERS)}")
-    return _build(kind, int(seed or 0))
+    return _build(kind, int(seed or 0), size_px)
 
 
-def _build(kind: str, seed: int) -> Backbone:
+def _build(kind: str, seed: int, size_px: int) -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         stages = _BUILDERS[kind]()
@@ -35,12 +36,13 @@ def _build(kind: str, seed: int) -> Backbone:
         modality=kind,
         width=32,
         stages=stages,
-        prepare=_prepare_images if kind == "image" else _prepare_texts,
-        fresh=lambda seed: _build(kind, seed),
+        prepare=partial(_prepare_images, size_px) if kind == "image" else _prepare_texts,
+        fresh=lambda seed: _build(kind, seed, size_px),
         write=_write,
-        preprocessing={"size_px": _SIZE_PX} if kind == "image" else {"vocabulary": _VOCABULARY},
+        preprocessing={"size_px": size_px} if kind == "image" else {"vocabulary": _VOCABULARY},
         card={"licence": "Apache-2.0", "pretrained_on": "nothing: random weights"},
         classifier=lambda: _classifier(seed) if kind == "image" else None,
+        resized=(lambda size_px: _build(kind, seed, size_px)) if kind == "image" else None,
     )
 
 
@@ -91,8 +93,8 @@ _BUILDERS: dict[str, Any] = {
 }
 
 
-def _prepare_images(items: Any, rng: np.random.Generator | None) -> State:
-    arrays = [np.asarray(open_image(item, _SIZE_PX).resize((_SIZE_PX, _SIZE_PX)), np.float32) / 127.5 - 1.0 for item in items]
+def _prepare_images(size_px: int, items: Any, rng: np.random.Generator | None) -> State:
+    arrays = [np.asarray(open_image(item, size_px).resize((size_px, size_px)), np.float32) / 127.5 - 1.0 for item in items]
     if rng is not None:
         arrays = [array[:, ::-1] if rng.random() < 0.5 else array for array in arrays]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
@@ -112,5 +114,6 @@ def _word_number(word: str) -> int:
 
 
 def _write(backbone: Backbone, folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"architecture": f"tiny:{backbone.modality}"}, indent=1))
+    size = {"size_px": backbone.preprocessing["size_px"]} if backbone.modality == "image" else {}
+    (folder / "config.json").write_text(json.dumps({"architecture": f"tiny:{backbone.modality}", **size}, indent=1))
     save_file(backbone.state_dict(), folder / "model.safetensors")

@@ -14,6 +14,7 @@ import typer
 
 from graft import processes
 from graft.budget import budget_seconds
+from graft.cli.catalogue import backbone_rows, list_backbones
 from graft.cli.compare import compare
 from graft.cli.options import Backbones, Data, Group, Image, Label, Seed, Split, TaskName, Text
 from graft.cli.rank import rank
@@ -227,11 +228,28 @@ app.command()(compare)
 @app.command("list")
 def list_members(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help="backbones, strategies, metrics, heads, scores, distances or sources.")],
+    modality: Annotated[str | None, typer.Option(metavar="NAME", help="Backbones for image or text.")] = None,
+    max_parameters: Annotated[str | None, typer.Option(metavar="NUMBER", help="Backbones of at most so many, e.g. 5M.")] = None,
+    licence: Annotated[str | None, typer.Option(metavar="NAME", help="Backbones under this licence, e.g. apache-2.0.")] = None,
+    max_ms: Annotated[
+        float | None, typer.Option(metavar="MS", help="Backbones of about so many milliseconds an item here, at most.")
+    ] = None,
+    on_disk: Annotated[
+        bool | None,
+        typer.Option("--on-disk/--anywhere", help="Only backbones that load without a network; the default where there is none."),
+    ] = None,
 ) -> None:
     """List what can be named."""
     if family not in _FAMILIES:
         raise GraftError(f"unknown family {family!r}, expected one of {', '.join(_FAMILIES)}.{near_miss(family, _FAMILIES)}")
-    print_table(*_FAMILIES[family]())
+    filters = {"modality": modality, "max_parameters": max_parameters, "licence": licence, "max_ms": max_ms, "on_disk": on_disk}
+    given = [f"--{name.replace('_', '-')}" for name, value in filters.items() if value is not None]
+    if family == "backbones":
+        list_backbones(modality, max_parameters, licence, max_ms, on_disk)
+    elif given:
+        raise GraftError(f"{', '.join(given)}: chooses among backbones, and {family} were asked for. Leave it out, or list backbones.")
+    else:
+        print_table(*_FAMILIES[family]())
 
 
 def prediction_rows(model: "Transfer", dataset: "Dataset") -> tuple[list[str], Iterator[list[str]]]:
@@ -352,19 +370,6 @@ def _list_scores() -> Rows:
     return ("score", "for", "what it is", "source"), rows
 
 
-def _list_backbones() -> Rows:
-    from graft import backbones
-
-    rows = []
-    for modality in ("image", "text"):
-        local = backbones.on_disk(modality)
-        rows += [
-            (name, modality, "on this disk" if name in local else "to download")
-            for name in dict.fromkeys([*local, *backbones.HUB[modality]])
-        ]
-    return ("backbone", "modality", "weights"), rows
-
-
 def _list_sources() -> Rows:
     import ast
     from importlib.util import find_spec
@@ -382,7 +387,7 @@ def _list_sources() -> Rows:
 
 
 _FAMILIES: dict[str, Callable[[], Rows]] = {
-    "backbones": _list_backbones,
+    "backbones": backbone_rows,
     "strategies": _list_strategies,
     "metrics": lambda: _list_registry("graft.evaluate", "METRICS"),
     "heads": lambda: _list_registry("graft.heads", "HEADS"),

@@ -17,7 +17,7 @@ from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.features.batches import by_length, device_of, has_bfloat16, one_ahead, to_device
 from graft.features.runtimes import REFERENCE, RUNTIMES, choose, machine, plain
 from graft.features.states import Shelf, States
-from graft.features.store import LAYOUT, Store, cache_folder, remembered, room_for, sortable
+from graft.features.store import LAYOUT, Store, cache_folder, recalled, remembered, room_for, sortable
 from graft.features.taps import TAPS, Tapped
 from graft.items import content_key, open_image
 from graft.memory import keep_freed
@@ -42,6 +42,7 @@ __all__ = [
     "device_of",
     "extract",
     "has_bfloat16",
+    "known_throughput",
     "machine",
     "one_ahead",
     "remembered",
@@ -223,7 +224,19 @@ def throughput(backbone: Backbone, items: Sequence[Any], *, tap: str = "pooled")
         (before, begun), (after, ended) = seen[1 if len(seen) > 2 else 0], seen[-1]
         return (after - before) / (ended - begun)
 
-    return remembered(f"throughput {digest.hexdigest()}", measure)
+    speed = remembered(f"throughput {digest.hexdigest()}", measure)
+    # Once more under the name alone, for who wants to know before there are items.
+    remembered(_named(backbone.name, tap, device_of(backbone)), lambda: speed)
+    return speed
+
+
+def known_throughput(name: str) -> float | None:
+    """Items a second that a backbone of this name reached on this machine's processor when it was first measured, else None."""
+    return recalled(_named(name, "pooled", torch.device("cpu")))
+
+
+def _named(name: str, tap: str, device: torch.device) -> str:
+    return f"items a second of {name} {machine(device)} {tap}"
 
 
 def _note_time(seen: list[tuple[int, float]], step: Step) -> None:

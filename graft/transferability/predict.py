@@ -198,8 +198,11 @@ def fit(rows: Sequence[Row], truth: str = "probe", strength: float | None = None
 
 @dataclass(frozen=True)
 class _Case:
-    """Candidates on the same draw of one data set. true: (m,) logits; noise: (m,) their variance. weight: (m,) of the rows. sampling: mean
-    variance of the direct estimates. aim: (m,) truth minus direct estimate. matrix: (m, k) of `terms`, once `given` a standing. share: u."""
+    """Candidates on the same draw of one data set.
+
+    true: (m,) logits; noise: (m,) their variance. weight: (m,) of the rows. sampling: mean variance of the direct estimates.
+    aim: (m,) truth minus direct estimate. matrix: (m, k) of `terms`, once `given` a standing. share: u of `terms`.
+    """
 
     rows: Sequence[Row]
     true: np.ndarray
