@@ -95,7 +95,7 @@ def _measured(task):
         "parameters": entry.parameters,
         "size_px": entry.size_px or "",
         "gmacs": "" if entry.gmacs is None else f"{entry.gmacs:.4g}",
-        "pretrained_on": entry.pretrained_on,
+        "pretrained_on": entry.pretrained_on.partition(",")[0],
         "published": published or "",
         "benchmark": benchmark,
         "item_ms": f"{1000 / speed:.3g}",

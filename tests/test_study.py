@@ -305,13 +305,6 @@ def test_without_any_pretrained_image_model_the_message_says_what_to_do(tmp_path
         run(tmp_path)
 
 
-def test_ranking_puts_the_better_backbone_first():
-    rows = graft.rank(table(60), ["tiny:text", "tiny:text-1"])
-    assert {row["backbone"] for row in rows} == {"tiny:text", "tiny:text-1"}
-    assert rows[0]["score"] >= rows[1]["score"]
-    assert all(row["cost"] > 0 and row["interval"][0] <= row["score"] <= row["interval"][1] for row in rows)
-
-
 def test_labels_to_match_is_read_off_in_log_n():
     assert labels_to_match([(10, 0.5), (100, 0.7)], 0.6) == 32
     assert labels_to_match([(10, 0.5), (100, 0.7)], 0.4) == 10

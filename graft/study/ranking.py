@@ -274,7 +274,7 @@ def _look(material: Material, name: str, seen: Seen, index: np.ndarray) -> None:
         "size_px": entry.size_px or "",
         "gmacs": "" if entry.gmacs is None else entry.gmacs,
         "licence": entry.licence,
-        "pretrained_on": entry.pretrained_on,
+        "pretrained_on": entry.pretrained_on.partition(",")[0],
         "published": "" if entry.published is None else entry.published,
         "benchmark": entry.benchmark,
         "item_ms": 1000 / material.speeds[name],
