@@ -181,7 +181,8 @@ RANKED = Ranked(
 )  # fmt: skip
 DROPPED = replace(RANKED, backbone="tiny:text-1", group=None, p_best=0.25)
 CHECK = {
-    "strategy": "lp_ft", "n": 10, "candidates": [{"backbone": "tiny:text", "predicted": 0.5, "score": 0.52, "interval": (0.3, 0.7), "seconds": 9.0}],
+    "strategy": "lp_ft", "n": 10,
+    "candidates": [{"backbone": "tiny:text", "predicted": 0.5, "score": 0.52, "interval": (0.3, 0.7), "seconds": 9.0}],
     "correlation": 0.81, "correlation_interval": (0.5, 0.9), "best": "tiny:text-1", "regret": 0.011, "regret_interval": (-0.1, 0.2),
     "seconds_all": 40.0, "seconds_trusted": 10.0, "saved": 0.75,
 }  # fmt: skip
@@ -213,7 +214,7 @@ def test_rank_says_what_the_check_found(command, stand_in):
     assert asked[0]["check"] == "full"
     assert "Rank correlation (weighted Kendall tau): +0.81, 95 % interval +0.50 to +0.90, on 10 items" in out
     assert "Regret: 0.011, 95 % interval -0.100 to 0.200; the best was tiny:text-1" in out and "75% saved" in out
-    assert asked == [asked[0]] and "0.520" in out
+    assert "0.520" in out
 
 
 def test_rank_takes_no_strategy_where_nothing_is_trained(command):

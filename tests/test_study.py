@@ -10,7 +10,6 @@ import pytest
 import yaml
 from PIL import Image
 
-import graft
 from graft import cli
 from graft.backbones import load_backbone
 from graft.data import load, load_unlabelled

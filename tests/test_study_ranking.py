@@ -1,4 +1,4 @@
-"""`rank`: predictions with doubt, groups, the cheapest of the leading one, few items for many candidates, and the check against the truth."""
+"""`rank`: predictions with doubt, groups and the cheapest of the leading one, few items for many candidates, the check."""
 
 import csv
 import json
@@ -202,7 +202,7 @@ def test_one_class_is_refused():
 
 def test_an_unknown_strategy_is_refused_before_time_is_spent(monkeypatch):
     monkeypatch.setattr(Dataset, "__len__", lambda _: pytest.fail("time was spent"))
-    with pytest.raises(GraftError, match="lp_fr.*Did you mean 'lp_ft'"):
+    with pytest.raises(GraftError, match=r"lp_fr.*Did you mean 'lp_ft'"):
         graft.rank(table(20), ["tiny:text"], check="lp_fr")
     with pytest.raises(GraftError, match="'scratch' is the control"):
         graft.rank(table(20), ["tiny:text"], check="scratch")

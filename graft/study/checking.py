@@ -30,7 +30,8 @@ def checked(
     recommended one; `saved`, the share of the former that the latter is less.
     """
     y = material.target[held]
-    found, outputs = [], {}
+    found: list[dict[str, Any]] = []
+    outputs: dict[str, np.ndarray] = {}
     for row in rows:
         begun = time.perf_counter()
         outputs[row.backbone] = material.fit_and_predict(Candidate(row.backbone, strategy), index, held)
