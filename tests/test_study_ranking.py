@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -158,6 +159,16 @@ def test_a_check_fine_tunes_all_and_says_what_the_ranking_was_worth(tmp_path):
     head = fit_head(features[index], material.target[index], "classification", n_classes=2, seed=0)
     probe = measure("accuracy", material.target[held], head.outputs(features[held]))
     assert {float(row["probe"]) for row in rows if row["backbone"] == "tiny:text"} == {probe}
+
+
+def test_regret_is_what_the_recommended_one_lost_against_the_best():
+    y = np.arange(40) % 2
+    answers = {"good": y, "fair": np.where(np.arange(40) < 10, 1 - y, y), "poor": 1 - y}
+    material = SimpleNamespace(metric="accuracy", seed=0, target=y, fit_and_predict=lambda one, *_: np.eye(2)[answers[one.backbone]])
+    rows = [SimpleNamespace(backbone=name, predicted=value) for name, value in (("fair", 0.9), ("good", 0.8), ("poor", 0.1))]
+    told = checking.checked(material, np.arange(0), np.arange(40), rows, "fair", "full", 0.0)
+    assert (told["best"], told["regret"]) == ("good", 0.25) and told["regret_interval"][0] > 0
+    assert told["correlation"] == tau([0.9, 0.8, 0.1], [0.75, 1.0, 0.0]) and told["candidates"][0]["score"] == 0.75
 
 
 def test_a_given_test_part_is_what_a_check_judges_on():

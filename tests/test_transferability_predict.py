@@ -86,8 +86,10 @@ def test_eighty_per_cent_intervals_cover_eighty_per_cent(n):
 
 def test_noise_of_the_truth_is_not_taken_for_a_miss_of_the_prediction():
     # Cross-validation of a million items is right; the truth was counted on a hundred, and is off by 1 / (100 p (1 - p)) in logits.
-    prediction = fit(runs(n_data=30, n=1_000_000, n_judged=100)).predict(cases_of(runs(n=1_000_000, seed=8))[0])
-    assert prediction.own + prediction.common < 0.2 / 25
+    cases = [predict._Case.of(case, "probe") for case in cases_of(runs(n_data=30, n=1_000_000, n_judged=100))]
+    common, own = predict._spreads(cases, [case.aim for case in cases])
+    assert np.mean([case.noise.mean() for case in cases]) > 0.04
+    assert max(side @ (1.0, cases[0].sampling) for side in (common, own)) < 0.01
 
 
 def test_candidates_that_err_together_keep_their_difference():
@@ -171,8 +173,12 @@ def test_parts_of_one_collection_are_left_out_together():
     assert math.isinf(fit(two_collections).strength)
 
 
-def test_a_standing_never_knows_the_case_it_is_used_for():
+def test_a_standing_never_knows_the_case_it_is_used_for_nor_what_is_left_out():
     cases = [predict._Case.of(case, "probe") for case in cases_of([row | {"backbone": row["backbone"][-1]} for row in runs(n_data=3)])]
     told = predict._standings(cases)({"d0", "d1"})
     only = cases[2].true - cases[2].true.mean()
     assert told == pytest.approx({str(place): value for place, value in enumerate(only)})
+    # With d0 left out, a case of d1 is fitted on what d2 alone says.
+    (others, (left,)) = predict._parts(cases)[0]
+    assert (left.data, others[0].data) == ("d0", "d1")
+    np.testing.assert_allclose(others[0].matrix[:, -1], others[0].share * only / only.std())
