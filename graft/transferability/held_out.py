@@ -152,4 +152,6 @@ def _logistic(features: np.ndarray, labels: np.ndarray, others: np.ndarray) -> n
     with warnings.catch_warnings():
         # The last digits of the weights move no class, and time is what a score has least of.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # Many classes of few items each may well be classes: what looks like numbers was refused before.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         return LogisticRegression(max_iter=100, tol=1e-3).fit(features, labels).predict(others)
