@@ -376,7 +376,7 @@ def test_lda_left_out_counts_what_refits_name():
     scaled = centred / np.sqrt((centred**2).mean())
     turned = PCA().fit_transform(scaled)
     by_strength = {}
-    for strength in (10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4):
+    for strength in (1.0, 0.1, 0.01, 1e-3):
         chances = softmax(lda_left_out(turned, labels, strength), axis=1)
         by_strength[np.log(chances[np.arange(60), labels]).mean()] = (chances.argmax(axis=1) == labels).mean()
     assert SCORES["lda_loo"](features, labels) == pytest.approx(by_strength[max(by_strength)])
