@@ -22,7 +22,8 @@ def transrate(features: np.ndarray, labels: np.ndarray) -> float:
     features, labels = checked_classes("transrate", features, labels)
     features -= features.mean(axis=0)
     shares = np.bincount(labels) / len(labels)
-    return _rate(features) - sum(share * _rate(features[labels == label]) for label, share in enumerate(shares))
+    within = sum(share * _rate(features[labels == label]) for label, share in enumerate(shares))
+    return float(_rate(features) - within)
 
 
 @LABEL_FREE_SCORES.add("Garrido et al. 2023, arXiv:2210.02885; Roy & Vetterli 2007, the effective rank")

@@ -40,9 +40,7 @@ def etran_lda(features: np.ndarray, labels: np.ndarray) -> float:
     Differs: the authors' code takes orthonormal eigenvectors of a matrix that is not symmetric, which then cancel and leave the distance to
     the nearest mean; ours is the discriminant that the paper describes.
     """
-    features, labels = checked_classes("etran_lda", features, labels)
-    features, width = _in_the_span(features)
-    return float(_discriminant(features, labels, width)[0][np.arange(len(labels)), labels].mean())
+    return _mean_probability(*checked_classes("etran_lda", features, labels))
 
 
 @LABEL_FREE_SCORES.add("Gholami et al. 2023, arXiv:2308.02027")
@@ -66,7 +64,14 @@ def etran(features: np.ndarray, labels: np.ndarray) -> float:
     Differs: where several backbones are compared, the authors' code scales each part to 0 to 1 over all of them and weighs them 0.85 to
     0.15; one backbone alone has only the sum, in which energy weighs most.
     """
-    return etran_lda(features, labels) + energy(features)
+    features, labels = checked_classes("etran", features, labels)
+    return _mean_probability(features, labels) + float(logsumexp(features, axis=1).mean())
+
+
+def _mean_probability(features: np.ndarray, labels: np.ndarray) -> float:
+    """Of the right class, by a regularised discriminant."""
+    features, width = _in_the_span(features)
+    return float(_discriminant(features, labels, width)[0][np.arange(len(labels)), labels].mean())
 
 
 def _in_the_span(features: np.ndarray) -> tuple[np.ndarray, int]:
