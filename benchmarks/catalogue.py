@@ -1,4 +1,4 @@
-"""The counted columns of graft/backbones/catalogue.csv: parameters, size or tokens, multiply-adds. Needs no weights and no network.
+"""The counted columns of graft/backbones/catalogue.csv: parameters, size, multiply-adds, numbers written. Needs no weights and no network.
 
     python benchmarks/catalogue.py            says where the file differs from what is counted here
     python benchmarks/catalogue.py --write    writes what is counted into the file
@@ -58,7 +58,13 @@ def counted(row):
     """The row with its counted columns."""
     if row["modality"] == "image":
         entry = graft.backbones.entry_of(graft.backbones.load_backbone(f"untrained:{row['name']}"))
-        return {**row, "parameters": str(entry.parameters), "size_px": str(entry.size_px), "gmacs": f"{entry.gmacs:.3g}"}
+        return {
+            **row,
+            "parameters": str(entry.parameters),
+            "size_px": str(entry.size_px),
+            "gmacs": f"{entry.gmacs:.3g}",
+            "writes": f"{entry.writes:.3g}",
+        }
     kind, settings = TEXTS[row["repository"]]
     transformers = _encoders.library()
     config = getattr(transformers, f"{kind}Config")(**settings)
@@ -67,11 +73,16 @@ def counted(row):
         network.pooler = None
 
     class Encoder(torch.nn.Module):
-        def forward(self, ids):
-            return network(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        def __init__(self):
+            super().__init__()
+            self.network = network
 
-    gmacs = _count.count(Encoder(), torch.full((1, _catalogue.TOKENS), 5))
-    return {**row, "parameters": str(sum(parameter.numel() for parameter in network.parameters())), "gmacs": f"{gmacs:.3g}"}
+        def forward(self, ids):
+            return self.network(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+
+    gmacs, writes = _count.count(Encoder(), torch.full((1, _catalogue.TOKENS), 5))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return {**row, "parameters": str(parameters), "gmacs": f"{gmacs:.3g}", "writes": f"{writes:.3g}"}
 
 
 def main():

@@ -306,15 +306,15 @@ def test_without_a_network_only_what_is_on_the_disk_is_listed(command, monkeypat
 
 
 def test_a_measured_time_goes_before_an_estimated_one(command, monkeypatch):
-    from graft import features
+    from graft import backbones, features
     from graft.cli import catalogue
 
-    monkeypatch.setattr(catalogue, "_speed", lambda: 100.0)
+    monkeypatch.setattr(catalogue, "_speed", lambda: backbones.Speed(100.0, 250.0))
     monkeypatch.setattr(features, "known_throughput", lambda name: 4.0 if name.startswith("timm:lcnet") else None)
-    code, out, _ = command("list", "backbones", "--anywhere", "--max-ms", "20")
+    code, out, _ = command("list", "backbones", "--anywhere", "--max-ms", "30")
     rows = {line.split()[0]: line.split()[-2:] for line in out.splitlines() if line.startswith("timm:")}
-    # 1.81 thousand million over 100 thousand million a second; the other was measured at four a second, which is too slow.
-    assert code == 0 and rows["timm:resnet18.a1_in1k"] == ["about", "18.1"] and not any(name.startswith("timm:lcnet") for name in rows)
+    # 1.81 G over 100 G a second and 2.48 M numbers over 250 M a second; the other was measured at four items a second.
+    assert code == 0 and rows["timm:resnet18.a1_in1k"] == ["about", "28.0"] and not any(name.startswith("timm:lcnet") for name in rows)
     _, out, _ = command("list", "backbones", "--anywhere", "--max-ms", "250")
     assert next(line for line in out.splitlines() if line.startswith("timm:lcnet")).split()[-1] == "250.0"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from graft.backbones._catalogue import Entry, Row, about_ms, catalogue, entry_of, measured_speed, rows
+from graft.backbones._catalogue import Entry, Row, Speed, about_ms, catalogue, entry_of, measured_speed, rows
 from graft.errors import GraftError, near_miss
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SOURCES",
     "Entry",
+    "Speed",
     "about_ms",
     "build",
     "catalogue",

@@ -3,10 +3,11 @@
 import csv
 import dataclasses
 import importlib.util
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from graft.errors import GraftError, near_miss
 
@@ -26,7 +27,8 @@ class Entry:
     name: as it is loaded. modality: "image" or "text". parameters: numbers in it, without its old classifier. input: what it takes of an
     item, e.g. "224 px", "256 tokens", "" where unknown. size_px: side of its images. gmacs: multiply-adds for one item, in thousand
     millions; a text is counted at 128 tokens. licence: of the weights, "" where none was found. pretrained_on: the data.
-    published: a published score in percent on `benchmark`. on_disk: whether it loads without a network.
+    published: a published score in percent on `benchmark`. on_disk: whether it loads without a network. writes: numbers that its layers
+    write for one item, in millions: where multiply-adds are few, these take the time.
     """
 
     name: str
@@ -40,6 +42,14 @@ class Entry:
     published: float | None
     benchmark: str
     on_disk: bool
+    writes: float | None = None
+
+
+class Speed(NamedTuple):
+    """What this machine does a second: thousand million multiply-adds of a wide layer, million numbers that a thin one writes."""
+
+    gmacs: float
+    writes: float
 
 
 @dataclass(frozen=True)
@@ -59,14 +69,14 @@ def catalogue(
     licence: str | None = None,
     max_ms: float | None = None,
     on_disk: bool | None = None,
-    gmacs_per_second: float | None = None,
+    speed: Speed | None = None,
 ) -> list[Entry]:
     """The backbones of the catalogue that pass every filter, those on the disk first, then the smaller first.
 
     modality: "image", "text" or "table" (rows are read as text). max_parameters: at most so many. licence: "apache-2.0" and the like,
     in any case; an unknown licence passes none. max_ms: at most so many milliseconds an item, see `about_ms`. on_disk: True: only
-    what loads without a network; False: only what does not. gmacs_per_second: this machine's speed; measured once a process where it
-    is needed and not given.
+    what loads without a network; False: only what does not. speed: this machine's; measured once a process where it is needed and not
+    given.
     Raises GraftError for an unknown modality or licence, and limits that are not positive.
     """
     wanted = "text" if modality == "table" else modality
@@ -89,22 +99,24 @@ def catalogue(
         and (on_disk is None or entry.on_disk == on_disk)
     ]
     if max_ms is not None:
-        speed = gmacs_per_second or measured_speed()
-        kept = [entry for entry in kept if entry.gmacs is not None and about_ms(entry.gmacs, speed) <= max_ms]
+        here = speed or measured_speed()
+        kept = [entry for entry in kept if about_ms(entry, here) <= max_ms]
     return sorted(kept, key=lambda entry: (not entry.on_disk, MODALITIES.index(entry.modality), entry.parameters))
 
 
-def about_ms(gmacs: float, gmacs_per_second: float) -> float:
-    """Milliseconds an item, about: its multiply-adds over the speed of a plain convolution on this machine.
+def about_ms(entry: Entry, speed: Speed) -> float:
+    """Milliseconds an item, about: what the network multiplies and what it writes, over this machine's speed in each.
 
-    Networks of narrow or depthwise layers wait for memory and take longer than this; decoding and preparing an item is not in it.
+    Infinite where the work was not counted. Decoding and preparing an item is not in it.
     """
-    return 1000 * gmacs / gmacs_per_second
+    if entry.gmacs is None or entry.writes is None:
+        return math.inf
+    return 1000 * (entry.gmacs / speed.gmacs + entry.writes / speed.writes)
 
 
 @cache
-def measured_speed() -> float:
-    """Thousand million multiply-adds a second that PyTorch reaches here in a plain convolution. Takes half a second, once a process."""
+def measured_speed() -> Speed:
+    """This machine's, in PyTorch with its present threads. Takes half a second, once a process."""
     from graft.backbones import _count
 
     return _count.speed()
@@ -118,18 +130,20 @@ def entry_of(backbone: "Backbone") -> Entry:
     size = backbone.preprocessing.get("size_px")
     size_px = size if isinstance(size, int) or size is None else int(size[0])
     tokens = backbone.preprocessing.get("max_tokens")
+    gmacs, writes = _count.work_of(backbone)
     counted = Entry(
         name=backbone.name,
         modality=backbone.modality,
         parameters=sum(parameter.numel() for parameter in backbone.parameters()),
         input=f"{size_px} px" if size_px else f"{tokens} tokens" if tokens else "",
         size_px=size_px,
-        gmacs=_count.gmacs_of(backbone),
+        gmacs=gmacs,
         licence=backbone.card.get("licence", "").lower(),
         pretrained_on=backbone.card.get("pretrained_on", ""),
         published=None,
         benchmark="",
         on_disk=True,
+        writes=writes,
     )
     if known is None:
         return counted
@@ -162,6 +176,7 @@ def _row(line: dict[str, str]) -> Row:
         published=float(line["published"]) if line["published"] else None,
         benchmark=line["benchmark"],
         on_disk=_is_on_disk(line["package"], line["repository"]),
+        writes=float(line["writes"]) if line["writes"] else None,
     )
     return Row(entry, line["package"], line["repository"], line["shortlist"] == "yes")
 

@@ -1,13 +1,12 @@
 """`graft list backbones`: the catalogue as a table, filtered. Heavy rooms are opened for --max-ms alone."""
 
-import math
 import re
 from functools import cache
 
 import typer
 
 from graft import backbones
-from graft.backbones import Entry
+from graft.backbones import Entry, Speed
 from graft.cli.show import Rows, print_table
 from graft.errors import GraftError
 
@@ -37,8 +36,8 @@ def list_backbones(
         typer.echo("\nThe hub does not answer: only what is on this disk. --anywhere lists the rest.")
     if times is not None:
         typer.echo(
-            f"\nms: an item, as a run measured it here; about: multiply-adds over the {_speed():.0f} thousand million a second of one "
-            "plain convolution here, nothing decoded, texts of 128 tokens. Depthwise and narrow layers take longer than that."
+            f"\nms: an item, as a run measured it here; about: estimated from the multiply-adds ({_speed().gmacs:.0f} G a second here) and "
+            f"from what the layers write ({_speed().writes:.0f} M a second), nothing decoded, texts of 128 tokens."
         )
 
 
@@ -77,17 +76,19 @@ def _milliseconds(entry: Entry) -> tuple[float, bool]:
     measured = known_throughput(entry.name)
     if measured is not None:
         return 1000 / measured, True
-    return (math.inf if entry.gmacs is None else backbones.about_ms(entry.gmacs, _speed())), False
+    return backbones.about_ms(entry, _speed()), False
 
 
 @cache
-def _speed() -> float:
+def _speed() -> Speed:
     """This machine's, measured once and found again in the cache folder."""
     import torch
 
     from graft.features import machine, remembered
 
-    return remembered(f"convolution gmacs a second {machine(torch.device('cpu'))}", backbones.measured_speed)
+    here = machine(torch.device("cpu"))
+    gmacs = remembered(f"gmacs a second {here}", lambda: backbones.measured_speed().gmacs)
+    return Speed(gmacs, remembered(f"million numbers written a second {here}", lambda: backbones.measured_speed().writes))
 
 
 def _nothing(asked: list[str], local: bool | None, unasked: bool) -> str:
