@@ -83,7 +83,7 @@ class Predictor:
     """The fitted model: `fit` makes one.
 
     coefficients: (k,) of `terms`. common, own: (2,) variance of what is missed, as a constant and a multiple of the mean sampling
-    variance of the direct estimates; None without evidence. strength: of the ridge. data: names of the data sets it was fitted on.
+    variance of the direct estimates; None without evidence. strength: of the ridge within cases. data: names of what it was fitted on.
     standing: backbone -> by how much (logits) it was above the others where it was recorded.
     """
 
@@ -128,9 +128,9 @@ def terms(rows: Sequence[Row], standing: Mapping[str, float]) -> tuple[np.ndarra
 
     First two levels, the same for all: 1 / labels a class, and its root (cross-validation fits on fewer items than transfer does, and that
     matters where labels are few). Then everything times u, the sampling variance of the direct estimates over their variance between
-    the candidates and it: minus the deviation from the candidates' mean (shrinkage, as in empirical Bayes), the scores, the static facts
-    and the standing on other data sets, standardised within the case; a candidate without one has its mean. With many items u is near 0:
-    the direct estimate then stands.
+    the candidates and it: minus the deviation from the candidates' mean (shrinkage, as in empirical Bayes), the scores and the static
+    facts, standardised within the case, and the standing on other data sets, in its own logits; a candidate without one has its mean.
+    With many items u is near 0: the direct estimate then stands.
     """
     direct, variance = direct_estimate(rows)
     deviation = direct - direct.mean()
@@ -141,7 +141,7 @@ def terms(rows: Sequence[Row], standing: Mapping[str, float]) -> tuple[np.ndarra
     columns = [np.full(len(rows), few), np.full(len(rows), math.sqrt(few)), -share * deviation]
     columns += [share * _standardised([_number(row, name) for row in rows]) for name in SCORES]
     columns += [share * _standardised([_fact(row, name) for row in rows]) for name in FACTS]
-    columns.append(share * _standardised([standing.get(str(row["backbone"]), math.nan) for row in rows]))
+    columns.append(share * _centred([standing.get(str(row["backbone"]), math.nan) for row in rows]))
     return np.column_stack(columns), share
 
 
@@ -158,6 +158,13 @@ def _fact(row: Row, name: str) -> float:
     return math.log(value) if (value := _number(row, name)) > 0 else math.nan
 
 
+def _centred(values: Sequence[float]) -> np.ndarray:
+    """Mean 0 over what is there, 0 where nothing is."""
+    array = np.asarray(values, float)
+    there = np.isfinite(array)
+    return np.where(there, array - array[there].mean(), 0.0) if there.any() else np.zeros(len(array))
+
+
 def _standardised(values: Sequence[float]) -> np.ndarray:
     """Mean 0 and deviation 1 over what is there, 0 where nothing is."""
     array = np.asarray(values, float)
@@ -172,9 +179,10 @@ def fit(rows: Sequence[Row], truth: str = "probe", strength: float | None = None
     """The model that corrects cross-validated accuracies, from runs whose truth is known.
 
     rows: as `read_evidence` gives them. truth: column of the accuracy on judged items, "probe" (a head on frozen features) or "tuned";
-    rows without it are left out. strength: of the ridge; None: the one that predicts left-out data sets best.
+    rows without it are left out. strength: of the ridges; None: those that predict left-out data sets best.
 
-    A ridge regression of logit(truth) - logit(cross-validated) on `terms`, each row weighing by its number of items. With fewer than
+    Two ridge regressions of logit(truth) - logit(cross-validated) on `terms`: of its mean over a case on the levels, and of what is left
+    on the rest. Each row weighs by its number of items. With fewer than
     three data sets, or where nothing predicts a left-out data set better, there is no correction. What the model misses is measured on
     left-out data sets, as two variances that grow with the sampling variance of the direct estimates, and then brought to the size at
     which 80 % intervals hold 80 % of the truths there.
@@ -184,16 +192,19 @@ def fit(rows: Sequence[Row], truth: str = "probe", strength: float | None = None
     if len(dict.fromkeys(case.collection for case in cases)) < _LEAST_DATA_SETS:
         return Predictor(np.zeros(_WIDTH), None, None, math.inf, data, {})
     parts = _parts(cases)
-    strengths = STRENGTHS if strength is None else (strength,)
-    missed = {one: _missed_when_left_out(parts, one) for one in strengths}
+    tried = [_missed_when_left_out(parts, one) for one in (STRENGTHS if strength is None else (strength,))]
     left = [case for _, part in parts for case in part]
-    best = min(missed, key=lambda one: sum(float(case.weight @ gap**2) for case, gap in zip(left, missed[one], strict=True)))
-    common, own = _spreads(left, missed[best])
-    stretch = _stretch(left, missed[best], common + own)
+    # What is the same for all and what tells candidates apart are chosen by themselves: the former, which is larger, would decide for both.
+    level = _simplest(tried, left, lambda case, gap: float(case.weight.sum()) * float(gap.mean()) ** 2)
+    rank = _simplest(tried, left, lambda case, gap: float(case.weight @ (gap - gap.mean()) ** 2))
+    missed = [rank_gap - rank_gap.mean() + level_gap.mean() for rank_gap, level_gap in zip(rank.gaps, level.gaps, strict=True)]
+    common, own = _spreads(left, missed)
+    stretch = _stretch(left, missed, common + own)
     # Of its own data set a case is told no standing, as a new one will not be.
     without = _standings(cases)
     whole = [case.given(without({case.collection})) for case in cases]
-    return Predictor(_solve(whole, best), stretch * common, stretch * own, best, data, without(set()))
+    coefficients = _solve(whole, level.strength, rank.strength)
+    return Predictor(coefficients, stretch * common, stretch * own, rank.strength, data, without(set()))
 
 
 @dataclass(frozen=True)
@@ -230,7 +241,7 @@ class _Case:
 
     def given(self, standing: Mapping[str, float]) -> "_Case":
         """The same with the candidates' standing; its column is the last."""
-        told = _standardised([standing.get(str(row["backbone"]), math.nan) for row in self.rows])
+        told = _centred([standing.get(str(row["backbone"]), math.nan) for row in self.rows])
         return replace(self, matrix=np.column_stack([self.matrix[:, :-1], self.share * told]))
 
 
@@ -268,23 +279,51 @@ def _parts(cases: Sequence[_Case]) -> list[tuple[list[_Case], list[_Case]]]:
     return parts
 
 
-def _solve(cases: Sequence[_Case], strength: float) -> np.ndarray:
+def _solve(cases: Sequence[_Case], level: float, rank: float) -> np.ndarray:
+    """(k,) coefficients: of the levels from the means of cases, of all else from what candidates differ by within a case. level, rank:
+    strengths of the two ridges."""
+    means = [(case.matrix[:, :_SHRINK].mean(axis=0)[None], case.aim.mean()[None], case.weight.sum()[None]) for case in cases]
+    within = [(case.matrix[:, _SHRINK:] - case.matrix[:, _SHRINK:].mean(axis=0), case.aim - case.aim.mean(), case.weight) for case in cases]
+    return np.concatenate([_ridge(means, level), _ridge(within, rank)])
+
+
+def _ridge(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], strength: float) -> np.ndarray:
+    """Coefficients of weighted ridge regression. parts: (matrix, aim, weight) of some rows each."""
+    matrix, aim, weight = (np.concatenate(side) for side in zip(*parts, strict=True))
     if math.isinf(strength):
-        return np.zeros(_WIDTH)
-    gram, moment = strength * np.eye(_WIDTH), np.zeros(_WIDTH)
-    for case in cases:
-        gram += case.matrix.T @ (case.weight[:, None] * case.matrix)
-        moment += case.matrix.T @ (case.weight * case.aim)
-    return np.linalg.solve(gram, moment)
+        return np.zeros(matrix.shape[1])
+    weighted = matrix.T * weight
+    return np.linalg.solve(weighted @ matrix + strength * np.eye(matrix.shape[1]), weighted @ aim)
 
 
-def _missed_when_left_out(parts: Sequence[tuple[list[_Case], list[_Case]]], strength: float) -> list[np.ndarray]:
-    """Truth minus prediction of each case, predicted without any case of its collection; in the order of the parts."""
-    missed = []
+@dataclass(frozen=True)
+class _Missed:
+    """Truth minus prediction of each case, predicted without any case of its collection, in the order of the parts. strength: of both
+    ridges."""
+
+    strength: float
+    gaps: list[np.ndarray]
+
+
+def _simplest(tried: Sequence[_Missed], cases: Sequence[_Case], loss: Callable[[_Case, np.ndarray], float]) -> _Missed:
+    """The strongest ridge whose loss on left-out collections is within a standard error of the least, so that few collections correct
+    little (Breiman et al. 1984, section 3.4.3). tried: from the weakest on."""
+    names = list(dict.fromkeys(case.collection for case in cases))
+    lost = np.zeros((len(tried), len(names)))
+    for row, one in zip(lost, tried, strict=True):
+        for case, gap in zip(cases, one.gaps, strict=True):
+            row[names.index(case.collection)] += loss(case, gap)
+    more = lost - lost[lost.sum(axis=1).argmin()]
+    good = more.mean(axis=1) <= more.std(axis=1, ddof=1) / math.sqrt(len(names))
+    return tried[int(np.flatnonzero(good)[-1])]
+
+
+def _missed_when_left_out(parts: Sequence[tuple[list[_Case], list[_Case]]], strength: float) -> _Missed:
+    gaps = []
     for others, left in parts:
-        solved = _solve(others, strength)
-        missed += [case.aim - case.matrix @ solved for case in left]
-    return missed
+        solved = _solve(others, strength, strength)
+        gaps += [case.aim - case.matrix @ solved for case in left]
+    return _Missed(strength, gaps)
 
 
 def _spreads(cases: Sequence[_Case], missed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
