@@ -288,7 +288,7 @@ def interval_over_items(metric: str | Metric, y: np.ndarray, outputs: np.ndarray
         return Score(value, (float(between.low), float(between.high)), n, (seed,))
     if n < 2:
         return Score(value, getattr(judge, "bounds", (-inf, inf)), n, (seed,))
-    low, high = np.quantile(_resampled(judge, y, (outputs,), seed, draws)[0], (0.025, 0.975))
+    low, high = np.quantile(resampled(judge, y, (outputs,), seed, draws)[0], (0.025, 0.975))
     return Score(value, (float(low), float(high)), n, (seed,))
 
 
@@ -323,7 +323,7 @@ def difference_on_items(metric: str | Metric, y: np.ndarray, first: np.ndarray, 
         gains = np.append(gains, (one_item, -one_item))
         differences = _resampled_means(gains, seed, _DRAWS)
     else:
-        of_ours, of_theirs = _resampled(judge, y, (ours, theirs), seed, _DRAWS)
+        of_ours, of_theirs = resampled(judge, y, (ours, theirs), seed, _DRAWS)
         differences = signed(judge, 1.0) * (of_ours - of_theirs)
     low, high = np.quantile(differences, (0.025, 0.975))
     beyond = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
@@ -354,12 +354,16 @@ def _standard_error(values: np.ndarray, n_train: int, n_test: int) -> float:
     return spread * float(np.sqrt(1 / len(values) + n_test / n_train))
 
 
-def _resampled(judge: Metric, y: np.ndarray, sides: Sequence[np.ndarray], seed: int, draws: int) -> np.ndarray:
-    """(sides, draws) values of the metric on items drawn with replacement, the same items for every side."""
+def resampled(metric: str | Metric, y: np.ndarray, sides: Sequence[np.ndarray], seed: int, draws: int = _DRAWS) -> np.ndarray:
+    """(sides, draws) values of the metric on items drawn with replacement, the same items for every side.
+
+    y, sides: as in the room; each side is the outputs of one model for the items of y. seed: of the draws.
+    """
+    judge: Any = METRICS.resolve(metric)
     if getattr(judge, "decisions_only", False):
         sides = [decide(y, side) for side in sides]
     if getattr(judge, "per_item", None) is not None:
-        return np.stack([_resampled_means(judge.per_item(y, side), seed, draws) for side in sides])  # type: ignore[attr-defined]
+        return np.stack([_resampled_means(judge.per_item(y, side), seed, draws) for side in sides])
     rng = np.random.default_rng(seed)
     values = np.empty((len(sides), draws))
     for draw in range(draws):

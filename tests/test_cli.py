@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -19,6 +20,8 @@ from graft import cli
 from graft.cli.show import progress_bar
 from graft.errors import GraftError, UnreadableItems
 from graft.records import Epoch, Finding, Note, Recipe, Result, Step, Verdict
+from graft.study import Ranked, Ranking
+from graft.study import folder as graft_folder
 
 VERDICT = Verdict("helps", 0.12, (0.05, 0.19), "TF-IDF + logistic regression", 84, "paired bootstrap over items")
 RESULT = Result(
@@ -172,14 +175,51 @@ def test_run_leaves_choices_that_were_not_made_to_the_study(command, stand_in):
     }
 
 
-def test_rank_prints_a_table_and_writes_rank_json(command, stand_in, tmp_path):
-    ranking = [{"backbone": "tiny:text", "score": 0.5, "interval": [0.4, 0.6], "seconds": 1.25, "cost": 300.0}]
+RANKED = Ranked(
+    backbone="tiny:text", predicted=0.5, score=0.5, interval=(0.4, 0.6), cross_validated=0.49, n=40, p_best=0.75, group=1,
+    scores={"logme": -0.5}, extract_seconds=1.0, train_seconds=30.0, serve_ms=1.5, seconds=1.25, parameters=18_496, licence="",
+)  # fmt: skip
+DROPPED = replace(RANKED, backbone="tiny:text-1", group=None, p_best=0.25)
+CHECK = {
+    "strategy": "lp_ft", "n": 10,
+    "candidates": [{"backbone": "tiny:text", "predicted": 0.5, "score": 0.52, "interval": (0.3, 0.7), "seconds": 9.0}],
+    "correlation": 0.81, "correlation_interval": (0.5, 0.9), "best": "tiny:text-1", "regret": 0.011, "regret_interval": (-0.1, 0.2),
+    "seconds_all": 40.0, "seconds_trusted": 10.0, "saved": 0.75,
+}  # fmt: skip
+
+
+def ranking_with(check=None):
+    about = {"data": "d.csv", "task": "classification", "modality": "text", "metric": "accuracy", "n": 40, "seconds": 2.0, "seed": 0}
+    return Ranking(rows=[RANKED, DROPPED], recommended="tiny:text", basis="guesses", notes=["dropped one"], check=check or {}, **about)
+
+
+def test_rank_prints_a_table_and_the_recommendation_and_leaves_the_page(command, stand_in, tmp_path):
+    asked = []
     stand_in("data", load=loads()[0])
-    stand_in("study", rank=lambda data, backbones, **_: ranking)
-    code, out, _ = command("rank", "d.csv", "--out", tmp_path / "new")
-    assert code == 0 and "tiny:text" in out and "0.400 to 0.600" in out
-    assert json.loads((tmp_path / "new" / "rank.json").read_text()) == {"ranking": ranking}
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["rank.json"]
+    stand_in("study", rank=lambda *given, **named: asked.append((given[1], named)) or ranking_with(), folder=graft_folder)
+    code, out, _ = command("rank", "d.csv", "--backbone", "tiny:text", "--out", tmp_path / "new", "--evidence", "mine.csv")
+    assert code == 0 and "0.400 to 0.600" in out and "75%" in out and "dropped one" in out and "0.02 M" in out and "unknown" in out
+    assert "Start from tiny:text: predicted accuracy 0.500" in out and "Based on guesses." in out
+    assert json.loads((tmp_path / "new" / "rank.json").read_text())["ranking"][0]["seconds"] == 1.25
+    assert [path.name for path in sorted((tmp_path / "new").iterdir())] == ["rank.html", "rank.json"]
+    names, settings = asked[0]
+    assert names == ["tiny:text"] and settings["check"] is None and settings["evidence"] == [Path("mine.csv")]
+
+
+def test_rank_says_what_the_check_found(command, stand_in):
+    asked = []
+    stand_in("data", load=loads()[0])
+    stand_in("study", rank=lambda *_, **named: asked.append(named) or ranking_with(CHECK))
+    _, out, _ = command("rank", "d.csv", "--check", "--strategy", "full")
+    assert asked[0]["check"] == "full"
+    assert "Rank correlation (weighted Kendall tau): +0.81, 95 % interval +0.50 to +0.90, on 10 items" in out
+    assert "Regret: 0.011, 95 % interval -0.100 to 0.200; the best was tiny:text-1" in out and "75% saved" in out
+    assert "0.520" in out
+
+
+def test_rank_takes_no_strategy_where_nothing_is_trained(command):
+    code, _, error = command("rank", "d.csv", "--strategy", "full")
+    assert code == 2 and "--strategy full without --check" in error
 
 
 def test_check_says_what_was_recognised_and_what_is_wrong(command, stand_in):

@@ -13,8 +13,8 @@ from graft.evaluate import measure
 from graft.heads import HEADS, LinearHead, cross_validate, fit_head
 from graft.heads.choose import View, along, inner_folds, temperature_of
 from graft.heads.kinds import lda, logistic, ridge
-from graft.heads.scatter import Scatter, principal_axes
 from graft.records import TASKS
+from graft.scatter import Scatter, principal_axes
 
 PAIRS = [(kind, task) for kind in (*HEADS, "auto") for task in TASKS if kind == "auto" or task in HEADS[kind].tasks]
 

@@ -12,7 +12,7 @@ FLOORS = (
     ("errors",),
     ("optional",),
     ("registry", "records", "outputs", "items", "files", "interrupt", "budget", "memory", "processes", "torchvision_ops"),
-    ("data", "backbones", "evaluate", "recipes", "explain", "audit", "monitor"),
+    ("data", "backbones", "evaluate", "recipes", "explain", "audit", "monitor", "scatter"),
     (
         "features", "strategies", "inlays", "losses", "heads", "baselines", "transferability", "shift", "align", "testtime", "pretext",
         "fewshot", "fuse",
@@ -32,7 +32,9 @@ HEAVY = {
 TORCH = {"torch", "timm", "transformers", "torchvision", "sentence_transformers"}
 # What a room may import at the top of its files; torch's circle is the dearest and the most confined.
 TORCH_ROOMS = {"backbones", "features", "train", "transfer", "study", "inlays", "losses", "align", "pretext"}
-HEAVY_ROOMS = TORCH_ROOMS | {"data", "evaluate", "heads", "baselines", "transferability", "shift", "report", "explain", "audit", "monitor"}
+HEAVY_ROOMS = TORCH_ROOMS | {
+    "data", "evaluate", "heads", "baselines", "transferability", "shift", "report", "explain", "audit", "monitor", "scatter",
+}  # fmt: skip
 
 
 def files():

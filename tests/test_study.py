@@ -10,7 +10,6 @@ import pytest
 import yaml
 from PIL import Image
 
-import graft
 from graft import cli
 from graft.backbones import load_backbone
 from graft.data import load, load_unlabelled
@@ -303,13 +302,6 @@ def test_without_any_pretrained_image_model_the_message_says_what_to_do(tmp_path
             Image.fromarray(np.full((8, 8, 3), 10 * i + 100 * (name == "b"), np.uint8)).save(tmp_path / name / f"{i}.png")
     with pytest.raises(GraftError, match=r"(?s)no pretrained image model on this disk.*--backbone checkpoint:FOLDER"):
         run(tmp_path)
-
-
-def test_ranking_puts_the_better_backbone_first():
-    rows = graft.rank(table(60), ["tiny:text", "tiny:text-1"])
-    assert {row["backbone"] for row in rows} == {"tiny:text", "tiny:text-1"}
-    assert rows[0]["score"] >= rows[1]["score"]
-    assert all(row["cost"] > 0 and row["interval"][0] <= row["score"] <= row["interval"][1] for row in rows)
 
 
 def test_labels_to_match_is_read_off_in_log_n():

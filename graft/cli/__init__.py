@@ -1,7 +1,6 @@
 """The command `graft`: reads flags, calls the library, prints. Nothing is computed here, nothing heavy is imported at the top."""
 
 import csv
-import json
 import os
 import shlex
 import sys
@@ -18,6 +17,7 @@ from graft.budget import budget_seconds
 from graft.cli.catalogue import backbone_rows, list_backbones
 from graft.cli.compare import compare
 from graft.cli.options import Backbones, Data, Group, Image, Label, Seed, Split, TaskName, Text, load_labelled
+from graft.cli.rank import rank
 from graft.cli.show import Progress, Rows, number, print_findings, print_table, progress_bar, rate, say, show_warning, span
 from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.files import replacing
@@ -144,37 +144,7 @@ def check(
         typer.echo("Nothing wrong was found.")
 
 
-@app.command()
-def rank(
-    data: Data,
-    backbone: Backbones = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write rank.json to.")] = None,
-    label: Label = None,
-    text: Text = None,
-    image: Image = None,
-    split: Split = None,
-    group: Group = None,
-    task: TaskName = None,
-    seed: Seed = 0,
-) -> None:
-    """Rank pretrained models on the data.
-
-    By how well a simple head on their frozen features does, with uncertainty and cost.
-    """
-    from graft import study
-
-    dataset = load_labelled(data, label, text, image, split, group, task)
-    with progress_bar() as progress:
-        ranking = study.rank(dataset, backbone or None, seed=seed, progress=progress)
-    rows = [
-        (entry["backbone"], number(entry["score"]), span(entry["interval"]), f"{entry['seconds']:.1f}", f"{entry['cost']:.0f}")
-        for entry in ranking
-    ]
-    print_table(("backbone", "score", "95 % interval", "seconds", "items/s"), rows)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        with replacing(out / "rank.json") as file:
-            json.dump({"ranking": ranking}, file, indent=1)
+app.command()(rank)
 
 
 @app.command()
@@ -262,7 +232,7 @@ app.command()(compare)
 
 @app.command("list")
 def list_members(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="backbones, strategies, metrics, heads or sources.")],
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="backbones, strategies, metrics, heads, scores, distances or sources.")],
     modality: Annotated[str | None, typer.Option(metavar="NAME", help="Backbones for image or text.")] = None,
     max_parameters: Annotated[str | None, typer.Option(metavar="NUMBER", help="Backbones of at most so many, e.g. 5M.")] = None,
     licence: Annotated[str | None, typer.Option(metavar="NAME", help="Backbones under this licence, e.g. apache-2.0.")] = None,
@@ -382,6 +352,21 @@ def _list_registry(module: str, name: str) -> Rows:
     return (registry.kind, "what it is", "source"), [(member, registry.describe(member), registry.sources[member]) for member in registry]
 
 
+def _list_scores() -> Rows:
+    from graft import transferability
+
+    served = {
+        "classification": "SCORES",
+        "regression": "REGRESSION_SCORES",
+        "source outputs": "SOURCE_SCORES",
+        "no labels": "LABEL_FREE_SCORES",
+    }
+    rows = []
+    for needs, registry in served.items():
+        rows += [(name, needs, *more) for name, *more in _list_registry(transferability.__name__, registry)[1]]
+    return ("score", "for", "what it is", "source"), rows
+
+
 def _list_sources() -> Rows:
     import ast
     from importlib.util import find_spec
@@ -403,6 +388,8 @@ _FAMILIES: dict[str, Callable[[], Rows]] = {
     "strategies": _list_strategies,
     "metrics": lambda: _list_registry("graft.evaluate", "METRICS"),
     "heads": lambda: _list_registry("graft.heads", "HEADS"),
+    "scores": _list_scores,
+    "distances": lambda: _list_registry("graft.transferability", "DISTANCES"),
     "sources": _list_sources,
 }
 

@@ -12,8 +12,8 @@ from graft.data.split import draw, folds
 from graft.evaluate import Metric, measure, signed
 from graft.heads.kinds import Path, goal, is_closed, ridge
 from graft.heads.linear import LINKS, apply_link
-from graft.heads.scatter import Scatter, principal_axes
 from graft.records import Task
+from graft.scatter import Scatter, principal_axes
 
 # A class that the training items lack gets this logit beside others that average zero: a probability below 1e-13.
 NEVER_SEEN = -30.0

@@ -14,9 +14,9 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from graft.heads.scatter import Scatter, principal_axes
 from graft.records import Task
 from graft.registry import Registry
+from graft.scatter import Scatter, principal_axes
 
 Path = Iterator[tuple[float, np.ndarray, np.ndarray]]
 # (scatter, strength, items to leave out) -> weight, bias

@@ -264,6 +264,28 @@ def learning_curves(curves: Mapping[str, Sequence[Place]], series: Mapping[str, 
     return legend + tag("div", tag("svg", *drawn, class_="curves", role="img", aria_label=spoken), class_="plot")
 
 
+def predicted_and_true(points: Sequence[Mapping[str, Any]], marked: str) -> Markup:
+    """Score reached against score predicted, with the line on which they are the same.
+
+    points: {"backbone", "predicted", "score", "interval"}; the interval is of the score. marked: name of the one in colour.
+    """
+    ends = [value for point in points for value in (point["predicted"], point["score"], *point["interval"])]
+    scale = Scale(ends, room=0.04)
+    drawn = [tag("line", x1="0", y1="100%", x2="100%", y2="0", class_="zero")]
+    stops = ticks(scale.low, scale.high)
+    for stop, text in zip(stops, tick_text(stops), strict=True):
+        x, y = f"{scale(stop):.2f}%", f"{100 - scale(stop):.2f}%"
+        drawn += [_line("0", y, "100%", y, "grid"), tag("text", text, x="-8", y=y, dy="0.35em", class_="end")]
+        drawn.append(_at(x, "100%", _line("0", "0", "0", "5", "grid"), tag("text", text, y="20", class_="middle")))
+    for point in points:
+        x, low, high = f"{scale(point['predicted']):.2f}%", *(f"{100 - scale(end):.2f}%" for end in point["interval"])
+        dot = _at(x, f"{100 - scale(point['score']):.2f}%", _shape(0), tag("title", point["backbone"]))
+        series = 0 if point["backbone"] == marked else None
+        drawn.append(tag("g", _line(x, low, x, high, "range"), dot, class_=_colour(series)))
+    spoken = "; ".join(f"{point['backbone']}: predicted {number(point['predicted'])}, reached {number(point['score'])}" for point in points)
+    return tag("div", tag("svg", *drawn, class_="curves", role="img", aria_label=spoken), class_="plot")
+
+
 def _stops_across(scale: Scale, logarithmic: bool) -> list[tuple[float, str]]:
     """(value, text) along the x axis: whole numbers, or powers of ten and what lies between them."""
     if not logarithmic:

@@ -15,24 +15,32 @@ from graft import interrupt, processes
 from graft.auto import AUTO, LATE, free
 from graft.backbones import load_backbone, shortlist
 from graft.backbones.base import Backbone
-from graft.data import Dataset, check, load
+from graft.data import Dataset, holdout, load
+from graft.data import check as checked_data
 from graft.errors import GraftError
 from graft.features import content_keys
 from graft.recipes import settings_of
 from graft.records import Event, Mistake, Recipe, Result, Verdict
 from graft.report import write_report
 from graft.study import folder, tell
+from graft.study.checking import checked
+from graft.study.checking import evidence as evidence_of
 from graft.study.comparison import Comparison, compare
 from graft.study.course import Course
 from graft.study.judge import Judged, Parts, parts
 from graft.study.keep import source_task
 from graft.study.log import Log
 from graft.study.material import Material, choose_metric, known_strategies
+from graft.study.ranking import Ranked, Ranking, basis, ranked, recommended
 from graft.study.times import resolve_budget
 from graft.train import Checkpoints
 from graft.transfer import Transfer
+from graft.transferability.predict import fit, read_evidence
 
-__all__ = ["Comparison", "Study", "compare", "rank", "run"]
+__all__ = ["Comparison", "Ranked", "Ranking", "Study", "compare", "rank", "run"]
+
+# Of the items, where a ranking is checked and no test part is given.
+_CHECKED_SHARE = 0.25
 
 
 @dataclass
@@ -137,18 +145,60 @@ def run(
 
 
 def rank(
-    data: Any, backbones: Sequence[str] | None = None, *, seed: int = 0, progress: Callable[[Event], None] | None = None
-) -> list[dict[str, Any]]:
-    """Pretrained models by the cross-validated score of a head on their frozen features, best first.
+    data: Any,
+    backbones: str | Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    check: str | None = None,
+    evidence: Sequence[str | Path] = (),
+    progress: Callable[[Event], None] | None = None,
+    command: str = "",
+) -> Ranking:
+    """Pretrained models by what they are predicted to reach after transfer, with doubt and cost, best first.
 
-    data: a Dataset, or whatever `graft.load` takes; a test part is left alone. backbones: a shortlist unless given.
-    Returns rows of backbone, score, interval (95 %), seconds, cost (items a second).
+    data: a Dataset, or whatever `graft.load` takes; a test part is left alone. backbones: a shortlist unless given; many are looked at
+    on few items first. check: a strategy, e.g. "lp_ft": fine-tune every candidate by it, and hold the ranking against that, on the test
+    part or else on a quarter of the items, which the ranking then does not see. evidence: files of runs of your own that predictions are
+    based on as well, as a check leaves them. command: what repeats this, for the page.
+
+    Predicted is the metric of a head on frozen features, fitted on all items. Its base is the head's cross-validated score; for
+    accuracies, recorded runs say what scores and static facts correct it by, see `graft.transferability.predict`.
+    Raises GraftError for what the caller can mend.
     """
+    begun = time.perf_counter()
+    if check is not None:
+        known_strategies([check])
+    predictor = fit(read_evidence(*evidence))
     dataset, cut, metric, _ = _read(data, None, seed, progress)
-    loaded, left_out = _backbones(dataset, list(backbones) if backbones else None)
+    loaded, left_out = _backbones(dataset, _listed(backbones))
     for note in left_out:
         warnings.warn(note, stacklevel=2)
-    return Material(dataset, loaded, metric, seed, _tap(dataset, [], len(cut.train)), progress).rank(cut.train)
+    material = Material(dataset, loaded, metric, seed, "pooled", progress)
+    index, held = cut.train, np.empty(0, int)
+    if check is not None:
+        index, held = (
+            cut.folds[0] if cut.one_test else holdout(material.target, material.task, _CHECKED_SHARE, seed, blocks=material.blocks)
+        )
+    rows, notes, seen = ranked(material, index, predictor)
+    best, seconds = recommended(rows), time.perf_counter() - begun
+    found = Ranking(
+        data=dataset.name,
+        task=material.task,
+        modality=dataset.modality,
+        metric=metric,
+        n=len(index),
+        rows=rows,
+        recommended=best,
+        basis=basis(material, predictor),
+        seconds=seconds,
+        seed=seed,
+        notes=[*left_out, *notes],
+        command=command,
+    )
+    if check is not None:
+        found.check = checked(material, index, held, rows, best, check, seconds)
+        found.evidence = evidence_of(material, index, held, seen, found.check)
+    return found
 
 
 def _listed(names: str | Sequence[str] | None) -> list[str] | None:
@@ -157,7 +207,7 @@ def _listed(names: str | Sequence[str] | None) -> list[str] | None:
 
 def _read(data: Any, metric: str | None, seed: int, progress: Any) -> tuple[Dataset, Parts, str, str]:
     """The data set, who is judged on what, the metric to choose by, and why that one."""
-    dataset = check(data if isinstance(data, Dataset) else load(data), progress=progress)
+    dataset = checked_data(data if isinstance(data, Dataset) else load(data), progress=progress)
     assert dataset.task is not None and dataset.target is not None  # what `load` gives is labelled
     cut = parts(dataset, seed)
     return dataset, cut, *choose_metric(dataset.task, dataset.target[cut.train], metric)

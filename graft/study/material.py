@@ -136,7 +136,7 @@ class Material:
         if candidate.strategy == AUTO or self.trains(candidate) or self.plan(candidate).views > 1:
             return self.fit(candidate, index).predict_outputs(self.items(judged))
         features = self.features(candidate.backbone, self.plan(candidate).tap)
-        head = fit_head(features[index], self.target[index], self.task, **self._head_settings(index))
+        head = fit_head(features[index], self.target[index], self.task, **self.head_settings(index))
         return head.outputs(features[judged])
 
     def plan(self, candidate: Candidate) -> Plan:
@@ -163,6 +163,10 @@ class Material:
             return self.fit_seconds is not None
         return any(any(phase.lr) for phase in self.plan(candidate).phases)
 
+    def held_out(self, features: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Outputs for the items in index, each from a head that was fitted without it. features: (n, d) of these items."""
+        return cross_validate(features, self.target[index], self.task, self.inner_folds(index), **self.head_settings(index))
+
     def rank(self, index: np.ndarray) -> list[dict[str, Any]]:
         """Backbones by the cross-validated score of a head on their frozen features, best first.
 
@@ -172,7 +176,7 @@ class Material:
         for name in self.backbones:
             features = self.features(name)[index]
             begun = time.perf_counter()
-            outputs = cross_validate(features, self.target[index], self.task, self.inner_folds(index), **self._head_settings(index))
+            outputs = self.held_out(features, index)
             score = interval_over_items(self.metric, self.target[index], outputs, self.seed)
             spent = self.extraction_seconds[name] + time.perf_counter() - begun
             rows.append({"backbone": name, "score": score.value, "interval": score.interval, "seconds": spent, "cost": self.speeds[name]})
@@ -218,7 +222,7 @@ class Material:
         fitted, held = holdout(self.target[index], self.task, _HELD_SHARE, self.seed, blocks=self.blocks_of(index))
         return [(index[fitted], index[held])]
 
-    def _head_settings(self, index: np.ndarray) -> dict[str, Any]:
+    def head_settings(self, index: np.ndarray) -> dict[str, Any]:
         weights = self.recipe.class_weight if self.recipe else None
         classes = len(self.dataset.classes) or None
         return {"n_classes": classes, "class_weight": weights, "seed": self.seed, "blocks": self.blocks_of(index)}
