@@ -16,8 +16,9 @@ from graft.records import Score, Task
 AUTO, PROBE, LATE = "auto", "feature_extraction", "late_stages"
 # Compared without a budget, see `free`: one pass of the network serves all.
 FREE = {"image": (PROBE, "head2toe"), "text": (PROBE, LATE), "row": (PROBE,)}
-# Compared where a budget is given, the cheapest first. Texts have no views, and below the head of rows there is nothing to retrain.
-DEARER = {"image": ("views", "partial", "lp_ft", "l2_sp"), "text": ("partial", "lp_ft", "l2_sp"), "row": ()}
+# Compared where a budget is given. LP-FT first, which most often gains most of few labels: it begins with the probe's own head, and the
+# others with a random one. Texts have no views, and below the head of rows there is nothing to retrain.
+DEARER = {"image": ("lp_ft", "views", "partial", "l2_sp"), "text": ("lp_ft", "partial", "l2_sp"), "row": ()}
 
 _INNER_FOLDS = 5
 # Held-out items that are enough to compare by: of many items not every fold is played.
@@ -38,7 +39,7 @@ class Time(Protocol):
     """What a budget buys."""
 
     def parts(self, wanted: int, strategies: Sequence[str]) -> int:
-        """Held-out parts, at most those wanted and at least 1, that each strategy can answer without giving up epochs for it."""
+        """Held-out parts to answer for, at most those wanted and at least 1."""
 
     def epochs(self, strategy: str, strategies_left: int, parts: int) -> int:
         """Epochs of a strategy that answers so many parts and is then fitted on all; 0 where there is no time for it."""
@@ -96,7 +97,7 @@ def climb(
     blocks: np.ndarray | None = None,
     time_left: Time | None = None,
 ) -> Climb:
-    """The strategy that held-out items support, the cheapest first.
+    """The strategy that held-out items support, what costs next to nothing first.
 
     answer: (strategy, epochs, fitted, held) -> outputs for the items `held` of the strategy fitted on `fitted`, both indices.
     epochs is 0 where strategies of FREE are compared with each other: a cheap head tells their features apart as well.

@@ -263,7 +263,7 @@ def test_plan_draws_its_chart_into_a_file(command, tmp_path):
 def test_auto_is_listed_and_its_way_up_is_shown(command):
     assert "auto" in command("list", "strategies")[1]
     code, out, _ = command("plan", "auto")
-    assert code == 0 and "texts: feature_extraction, late_stages; where a budget is given, then partial, lp_ft, l2_sp" in out
+    assert code == 0 and "texts: feature_extraction, late_stages; where a budget is given, then lp_ft, partial, l2_sp" in out
 
 
 def test_plan_names_the_groups_of_a_backbone(command):

@@ -56,6 +56,8 @@ def epoch_seconds(backbone: Backbone, strategy: "str | Callable[..., Plan]", n_i
 class Within:
     """What `auto` can afford within a budget; see `graft.auto.Time`. A clock decides once, and the same call then does the same again.
 
+    A strategy may take half of the time that is left, the last one all of it; the first one that trains gives up to half of its epochs
+    for more held-out parts.
     seconds: the budget. spent: () -> seconds of it that are gone. epochs: of each strategy, at most.
     """
 
@@ -68,17 +70,17 @@ class Within:
 
     def parts(self, wanted: int, strategies: Sequence[str]) -> int:
         def decide() -> float:
-            dearest = max((self.epoch_seconds(name) for name in strategies if self.plan(name).phases), default=0.0)
-            if not dearest:
+            first = next((name for name in strategies if self.plan(name).phases), None)
+            if first is None:
                 return wanted
-            fits = (self.seconds - self.spent()) / len(strategies) / (self.most_epochs * dearest)
+            fits = self.share(len(strategies)) / (max(LEAST_EPOCHS, self.most_epochs / 2) * self.epoch_seconds(first))
             return max(1, min(wanted, int((fits - 1) / _SHARE_FITTED)))
 
         return int(remembered(f"parts {wanted} {' '.join(strategies)} {self.about()}", decide))
 
     def epochs(self, strategy: str, strategies_left: int, parts: int) -> int:
         def decide() -> float:
-            left = (self.seconds - self.spent()) / strategies_left
+            left = self.share(strategies_left)
             plan = self.plan(strategy)
             if not plan.phases:
                 # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
@@ -89,6 +91,10 @@ class Within:
             return min(self.most_epochs, epochs) if epochs >= LEAST_EPOCHS else 0
 
         return int(remembered(f"epochs {strategy} {parts} {self.about()}", decide))
+
+    def share(self, strategies_left: int) -> float:
+        """Seconds for the next strategy."""
+        return (self.seconds - self.spent()) / min(2, strategies_left)
 
     def plan(self, strategy: str) -> Plan:
         return make_plan(strategy, self.backbone.depth, self.most_epochs, 1e-3)
