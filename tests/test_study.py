@@ -335,6 +335,6 @@ def test_a_recipe_reaches_what_is_trained_the_control_and_the_settings(tmp_path,
 def test_a_recipe_that_suits_no_strategy_is_refused_before_any_time_is_spent(monkeypatch):
     monkeypatch.setattr(Material, "rank", lambda *_: pytest.fail("time was spent"))
     with pytest.raises(
-        GraftError, match=r"(?s)2 problems:.*strategy partial: train: dropout is 2.*strategy partial: .*cutmix is 1.0 for texts"
+        GraftError, match=r"(?s)2 problems:.*strategy lp_ft: train: dropout is 2.*strategy lp_ft: .*cutmix is 1.0 for texts"
     ):
         run(table(40, split=True), backbone="tiny:text", recipe=Recipe(dropout=2, cutmix=1.0))
