@@ -55,7 +55,7 @@ SETTINGS = {
     "banking77_10": Setting("banking77", 10),
     "trec6_10pct": Setting("trec6", share=0.1),
     "sst2_1pct": Setting("sst2", share=0.01),
-    "eurosat_10pct": Setting("eurosat_rgb", 10, size_px=64),
+    "eurosat_10pct": Setting("eurosat_rgb", share=0.1, size_px=64),
     "eurosat_20_noise20": Setting("eurosat_rgb", 20, noise=0.2, size_px=64),
     "eurosat_20_noise40": Setting("eurosat_rgb", 20, noise=0.4, size_px=64),
     "trec6_5": Setting("trec6", 5),
