@@ -138,4 +138,4 @@ def test_the_page_of_a_study_shows_the_chosen_plan_and_what_was_forgotten(tmp_pa
     reader = Reader((tmp_path / "report.html").read_text("utf-8"))
     assert reader.sections.index("keep") == reader.sections.index("labels") + 1
     assert "On cars: less." in reader.words and "change −0.200, −0.300 to −0.100" in reader.words
-    assert "The plan of lp_ft" in reader.words and "solved for instead of descended to" in reader.words
+    assert "The plan of lp_ft" in reader.words and "its optimum is solved for, and its epochs go to the next phase" in reader.words

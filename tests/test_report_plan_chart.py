@@ -98,7 +98,7 @@ def test_the_file_stands_alone_for_light_and_dark_and_its_legend_does_not_overla
 
 
 def test_the_caption_says_that_a_leading_phase_of_the_head_is_solved_for():
-    assert "solved for instead of descended to" in plan_chart.caption(LP_FT)
+    assert "its optimum is solved for, and its epochs go to the next phase" in plan_chart.caption(LP_FT)
     assert "solved for" not in plan_chart.caption(drawn(make_plan("full", 3, 4, 1e-2)))
     assert "solved for" not in plan_chart.caption({**LP_FT, "reset": True})
 

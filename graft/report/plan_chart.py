@@ -58,7 +58,8 @@ def caption(plan: Mapping[str, Any]) -> str:
         return "Nothing is trained by steps: the head is solved for on frozen features."
     words = "A shade is the highest rate of its phase: rates rise at a phase's beginning and fall to its end."
     if not plan["reset"] and not any(plan["phases"][0]["lr"]):
-        words += " In the first phase only the head learns, so its optimum is solved for instead of descended to."
+        words += " In the first phase only the head learns: its optimum is solved for"
+        words += ", and its epochs go to the next phase." if len(plan["phases"]) > 1 else "."
     return words
 
 
