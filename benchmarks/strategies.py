@@ -51,7 +51,6 @@ SETTINGS = {
     "eurosat_5": Setting("eurosat_rgb", 5, size_px=64),
     "eurosat_20": Setting("eurosat_rgb", 20, size_px=64),
     "eurosat_100": Setting("eurosat_rgb", 100, size_px=64),
-    "caltech101_6": Setting("caltech101", 6, size_px=96),
     "banking77_10": Setting("banking77", 10),
     "trec6_10pct": Setting("trec6", share=0.1),
     "sst2_1pct": Setting("sst2", share=0.01),
