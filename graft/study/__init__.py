@@ -3,7 +3,7 @@
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,8 +168,9 @@ def rank(
     begun = time.perf_counter()
     if check is not None:
         known_strategies([check])
-    predictor = fit(read_evidence(*evidence))
+    recorded = read_evidence(*evidence)
     dataset, cut, metric, _ = _read(data, None, seed, progress)
+    predictor = fit([row for row in recorded if _same_kind(row, dataset)])
     loaded, left_out = _backbones(dataset, _listed(backbones))
     for note in left_out:
         warnings.warn(note, stacklevel=2)
@@ -199,6 +200,11 @@ def rank(
         found.check = checked(material, index, held, rows, best, check, seconds)
         found.evidence = evidence_of(material, index, held, seen, found.check)
     return found
+
+
+def _same_kind(row: Mapping[str, Any], dataset: Dataset) -> bool:
+    """Whether a recorded run is of inputs that are read as the data set's are; one that does not say is taken to be."""
+    return row.get("modality") in (None, "") or (row["modality"] == "image") == (dataset.modality == "image")
 
 
 def _listed(names: str | Sequence[str] | None) -> list[str] | None:
