@@ -271,3 +271,54 @@ class Mistake:
     probability: float | None = None
     text: str | None = None
     image: Any = None
+
+
+@dataclass
+class Adaptation:
+    """Every number of an adaptation to a domain without labels: what the `result.json` of `graft adapt` holds.
+
+    outcome: "adapted" or "source only". method, settings: of the model that is handed over; "source_only" where that is as it was.
+    reasons: what the guard weighed, the weightiest first: dicts of evidence (a name), value, words (a sentence), speaks ("for", "against"
+    or "neither"). estimate: of the expected score on the target: {"score", "interval", "interval_share", "source_only": {"score",
+    "interval"}, "gain": {"value", "interval"}}.
+    """
+
+    task: str
+    metric: str
+    source: str  # what was loaded, as the user named it
+    target: str
+    n_source: int
+    n_target: int
+    backbone: str
+    modality: str
+    classes: list[str]
+    outcome: str
+    method: str
+    settings: dict[str, Any]
+    reasons: list[dict[str, Any]]
+    estimate: dict[str, Any]
+    # dicts of method, settings, score (predicted on the target), interval, validators {name: value}, seconds, note ("" or why it fell out)
+    candidates: list[dict[str, Any]]
+    # name ("mmd", "proxy_a") -> {"before", "after", "interval" of before, or None}
+    distances: dict[str, dict[str, Any]]
+    # "covariate", "label", "concept" -> {"value" in [0, 1], "words"}, and "sentence": what it looks like
+    shift: dict[str, Any]
+    # dicts of class, source_share, target_share (estimated), moved (of its mean, in its own spread), n_source, n_target (predicted)
+    moved: list[dict[str, Any]]
+    # "before", "after" -> {"source": [[x, y, class index], ...], "target": [[x, y, predicted class index], ...]}, at most 400 points a side
+    map: dict[str, dict[str, list[list[float]]]]
+    # dicts of id, predicted, probability, why: what to label next, the item that would settle most first
+    label_next: list[dict[str, Any]]
+    seeds: list[int]
+    seconds: float
+    versions: dict[str, str]
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    domains: list[str] = field(default_factory=list)  # names of the source's domains, where there are several
+    # where some target labels were given: {"n", "score", "interval", "source_only": {"score", "interval"}, "verdict": fields of Verdict}
+    checked: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    interrupted: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

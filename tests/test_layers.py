@@ -14,12 +14,12 @@ FLOORS = (
     ("registry", "records", "outputs", "items", "files", "interrupt", "budget", "memory", "processes", "torchvision_ops"),
     ("data", "backbones", "evaluate", "recipes", "explain", "audit", "monitor", "scatter"),
     (
-        "features", "strategies", "inlays", "losses", "heads", "baselines", "transferability", "shift", "align", "testtime", "pretext",
+        "features", "strategies", "inlays", "losses", "heads", "baselines", "transferability", "shift", "validators", "testtime", "pretext",
         "fewshot", "fuse",
     ),
     ("train", "auto"),
     ("transfer", "report"),
-    ("study",),
+    ("study", "adapt"),
     ("export", "serve"),
 )  # fmt: skip
 # The doors stand outside the floors: they may open any room, each only when it is touched.
@@ -31,9 +31,9 @@ HEAVY = {
 }  # fmt: skip
 TORCH = {"torch", "timm", "transformers", "torchvision", "sentence_transformers"}
 # What a room may import at the top of its files; torch's circle is the dearest and the most confined.
-TORCH_ROOMS = {"backbones", "features", "train", "transfer", "study", "inlays", "losses", "align", "pretext"}
+TORCH_ROOMS = {"backbones", "features", "train", "transfer", "study", "inlays", "losses", "testtime", "pretext", "adapt"}
 HEAVY_ROOMS = TORCH_ROOMS | {
-    "data", "evaluate", "heads", "baselines", "transferability", "shift", "report", "explain", "audit", "monitor", "scatter",
+    "data", "evaluate", "heads", "baselines", "transferability", "shift", "validators", "report", "explain", "audit", "monitor", "scatter",
 }  # fmt: skip
 
 

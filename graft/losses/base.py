@@ -18,13 +18,31 @@ TaskLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
+class Other:
+    """A batch of k items of the other domain, without labels, as it has just run through the network beside the labelled one.
+
+    states, features (k, d), logits (k, c): as those of `Seen`. places: (k,) of these items among `Start.others`.
+    again_features, again_logits: of the same items in a second, stronger random view, for a loss that asks for it with `two_views`;
+    None for the others.
+    """
+
+    states: Sequence[State]
+    features: torch.Tensor
+    logits: torch.Tensor
+    places: torch.Tensor
+    again_features: torch.Tensor | None = None
+    again_logits: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Seen:
     """A training batch of n items, as it has just run through the network.
 
     states: states[0] is what stage `boundary` took, states[i] what stage boundary + i - 1 gave, in the precision of training.
     features: (n, d) and logits: (n, c), float32, with gradients. target: (n,) or (n, c), as the task's loss takes it.
     keys: names of the items in these views, equal where the same view of an item comes again; None where each view is drawn once.
-    bf16: whether the network computes in it.
+    bf16: whether the network computes in it. other: a batch of the other domain, where the run has one.
+    progress: share of the phase's steps that are done, in [0, 1).
     """
 
     boundary: int
@@ -34,6 +52,8 @@ class Seen:
     target: torch.Tensor
     keys: Sequence[Hashable] | None
     bf16: bool
+    other: Other | None = None
+    progress: float = 0.0
 
 
 # By stage, from the batch's boundary up: what it gave for these items before anything was trained, without gradients.
@@ -48,7 +68,7 @@ class Start:
     loss: the task's own, (logits, target) -> scalar. first: the first stage that learns in any phase, depth where none does.
     features: () -> (n, d), the starting backbone's features of the items in the view that is judged. source: (stages) -> a Source of
     what these stages, none below `first`, give at the start; it keeps what it computed where the same view comes again.
-    progress: is told a Step.
+    progress: is told a Step. others: items of the other domain, without labels, empty where there are none.
     """
 
     backbone: Backbone
@@ -62,6 +82,7 @@ class Start:
     features: Callable[[], torch.Tensor]
     source: Callable[[Sequence[int]], Source]
     progress: Callable[[Step], None]
+    others: Sequence[Any] = ()
 
 
 class Added(nn.Module):
@@ -69,7 +90,11 @@ class Added(nn.Module):
 
     Its parameters learn at the highest rate of the phase's layer groups. Its parameters and buffers are kept and put back with the
     network's; what never changes in a run must be neither.
+    needs_others: whether it can only be had where there are items of another domain. two_views: whether it wants those in a second view.
     """
+
+    needs_others = False
+    two_views = False
 
     def __init__(self, start: Start) -> None:
         super().__init__()
@@ -78,6 +103,9 @@ class Added(nn.Module):
     def refusal(backbone: Backbone, head: nn.Module, task: Task, plan: Plan) -> str:
         """Why this loss cannot be had here, what it expects, and what to do instead; "" where it can."""
         return ""
+
+    def begin_epoch(self, look: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Is called before each epoch. look: () -> features (m, d) and logits (m, c) of all `Start.others` by now, as judged."""
 
     def forward(self, seen: Seen) -> torch.Tensor:
         raise NotImplementedError
