@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.special import expit, logit
 
-from graft.backbones import entry_of
+from graft.backbones import Entry, entry_of
 from graft.backbones.base import Backbone
 from graft.data import draw
 from graft.errors import GraftError
@@ -128,11 +128,12 @@ class Ranking:
 class Seen:
     """What is known of a candidate so far.
 
-    features: (n, d) of the data set's items, those in extracted (n,) filled in. index, outputs: the items that it was last looked at on,
-    and what heads that were fitted without an item say of it. row: its facts and scores, by the columns of the evidence.
+    entry: its facts. features: (n, d) of the data set's items, those in extracted (n,) filled in. index, outputs: the items that it was
+    last looked at on, and what heads that were fitted without an item say of it. row: its facts and scores, by the columns of the evidence.
     """
 
     backbone: Backbone
+    entry: Entry
     features: np.ndarray
     extracted: np.ndarray
     extract_seconds: float = 0.0
@@ -244,7 +245,7 @@ def basis(material: Material, predictor: Predictor) -> str:
 
 def _unseen(material: Material, backbone: Backbone) -> Seen:
     n = len(material.dataset)
-    return Seen(backbone, np.empty((n, backbone.width), np.float32), np.zeros(n, bool))
+    return Seen(backbone, entry_of(backbone), np.empty((n, backbone.width), np.float32), np.zeros(n, bool))
 
 
 def _look(material: Material, name: str, seen: Seen, index: np.ndarray) -> None:
@@ -263,7 +264,7 @@ def _look(material: Material, name: str, seen: Seen, index: np.ndarray) -> None:
     except GraftError as error:
         raise GraftError(f"{name}: {error}") from error
     seen.head_seconds += time.perf_counter() - begun
-    entry, classes = entry_of(seen.backbone), max(2, len(material.dataset.classes))
+    entry, classes = seen.entry, max(2, len(material.dataset.classes))
     seen.row = {
         "data": material.dataset.name,
         "backbone": name,
