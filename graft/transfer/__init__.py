@@ -115,11 +115,13 @@ class Transfer(ClassifierMixin, BaseEstimator):
             raise GraftError("fit requires y to be passed, but the target y is None: expected a label for each item.")
         if not hasattr(y, "__len__"):
             y = np.asarray(y)
-        items = self._items(X, "row" if self.backbone == ROWS else self._load_backbone().modality, fitting=True)
+        # Of rows X tells the width.
+        backbone = None if self.backbone == ROWS else self._load_backbone()
+        items = self._items(X, backbone.modality if backbone else "row", fitting=True)
         if len(items) != len(y):
             raise GraftError(f"X has {len(items)} items and y has {len(y)} labels, expected one label an item.")
         task, target, classes = encode(y, self.task)
-        return self.fit_encoded(items, target, task, classes, blocks=groups)
+        return self.fit_encoded(items, target, task, classes, blocks=groups, backbone=backbone)
 
     def fit_encoded(
         self,
@@ -134,6 +136,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         items_per_epoch: int | None = None,
         states: States | None = None,
         checkpoints: Checkpoints | None = None,
+        backbone: Backbone | None = None,
         progress: Progress = None,
     ) -> "Transfer":
         """`fit` for what is already a Dataset's: items, and labels encoded as `encode` gives them.
@@ -142,9 +145,10 @@ class Transfer(ClassifierMixin, BaseEstimator):
         of fewer than ten items, or twenty a class where the head starts solved, none is: the plan is played to its end.
         metric: name of the metric that early stopping watches. items_per_epoch: see `train`.
         states: keeps what frozen stages gave, for other fits of the same backbone. checkpoints: lets a fit that was interrupted go on.
+        backbone: the one that is named, where it is loaded already.
         """
         clock = checkpoints.clock if checkpoints else time.perf_counter
-        begun, backbone = clock(), self._load_backbone(items)
+        begun, backbone = clock(), backbone or self._load_backbone(items)
         kept = {"states": states, "checkpoints": checkpoints, "progress": progress}
         if isinstance(self.lr, str) and self.lr != AUTO:
             raise GraftError(f"lr is {self.lr!r}, expected a rate above 0, e.g. 1e-3, or 'auto'.{near_miss(self.lr, [AUTO])}")
@@ -165,8 +169,10 @@ class Transfer(ClassifierMixin, BaseEstimator):
         solved = not self.plan_.reset and (not phases or (not any(phases[0].lr) and not self.plan_.losses))
         if solved and phases:
             probe, *behind = phases
-            # Solving costs no epochs: they go to what is trained.
-            phases = tuple(replace(phase, epochs=phase.epochs + probe.epochs) if phase is behind[0] else phase for phase in behind)
+            if behind:
+                # Solving costs no epochs: they go to what is trained.
+                behind[0] = replace(behind[0], epochs=behind[0].epochs + probe.epochs)
+            phases = tuple(behind)
         few = solved and len(target) < _FEW_A_CLASS * max(1, len(classes))
         if phases and validation is None and not few and can_hold_out(target, task, blocks):
             share = min(VALIDATION_SHARE, _VALIDATION_AT_MOST / len(given))
