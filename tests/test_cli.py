@@ -20,8 +20,8 @@ from graft import cli
 from graft.cli.show import progress_bar
 from graft.errors import GraftError, UnreadableItems
 from graft.records import Epoch, Finding, Note, Recipe, Result, Step, Verdict
+from graft.runs import folder as graft_folder
 from graft.study import Ranked, Ranking
-from graft.study import folder as graft_folder
 
 VERDICT = Verdict("helps", 0.12, (0.05, 0.19), "TF-IDF + logistic regression", 84, "paired bootstrap over items")
 RESULT = Result(

@@ -19,6 +19,7 @@ FLOORS = (
     ),
     ("train", "auto"),
     ("transfer", "report"),
+    ("runs",),
     ("study", "adapt"),
     ("export", "serve"),
 )  # fmt: skip

@@ -20,8 +20,8 @@ from graft import files
 from graft.errors import GraftError
 from graft.features import cache_folder
 from graft.records import Epoch, Note
-from graft.study import folder, run
-from graft.study.log import Log
+from graft.runs import Log, folder
+from graft.study import run
 from graft.study.material import Material
 from graft.study.times import Clock
 

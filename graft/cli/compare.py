@@ -35,10 +35,11 @@ def compare(
     """
     seconds = None if budget is None else budget_seconds(budget)
     from graft import study
+    from graft.runs import folder
 
     dataset = load_labelled(data, label, text, image, split, group, task)
     # Known to be writable before any time is spent.
-    study.folder.prepare(out)
+    folder.prepare(out)
     with progress_bar() as progress:
         done = study.compare(
             dataset,

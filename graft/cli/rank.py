@@ -38,11 +38,12 @@ def rank(
     if strategy != "lp_ft" and not check:
         raise GraftError(f"--strategy {strategy} without --check: a ranking trains nothing. Add --check, or leave it out.")
     from graft import study
+    from graft.runs import folder
 
     dataset = load_labelled(data, label, text, image, split, group, task)
     if out is not None:
         # Known to be writable before any time is spent.
-        study.folder.prepare(out)
+        folder.prepare(out)
     with progress_bar() as progress:
         ranking = study.rank(
             dataset,

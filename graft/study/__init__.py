@@ -22,14 +22,14 @@ from graft.features import content_keys
 from graft.recipes import settings_of
 from graft.records import Event, Mistake, Recipe, Result, Verdict
 from graft.report import write_report
-from graft.study import folder, tell
+from graft.runs import Log, folder, versions
+from graft.study import tell
 from graft.study.checking import checked
 from graft.study.checking import evidence as evidence_of
 from graft.study.comparison import Comparison, compare
 from graft.study.course import Course
 from graft.study.judge import Judged, Parts, parts
 from graft.study.keep import source_task
-from graft.study.log import Log
 from graft.study.material import Material, choose_metric, known_strategies
 from graft.study.ranking import Ranked, Ranking, basis, ranked, recommended
 from graft.study.times import resolve_budget
@@ -278,5 +278,5 @@ def _config(
         "strategies": list(strategies),
         "seed": seed,
         "budget_seconds": seconds,
-        "versions": tell.versions(),
+        "versions": versions(),
     }

@@ -10,11 +10,11 @@ from graft.auto import AUTO
 from graft.data import Dataset
 from graft.recipes import settings_of
 from graft.records import Recipe, Verdict
+from graft.runs import Log
 from graft.study.controls import SCRATCH, Classical, Scratch
 from graft.study.curve import label_curve
 from graft.study.judge import TRANSFER, Judged, Parts, judge_classical, judge_scratch, judge_transfer, parts
 from graft.study.keep import forgetting
-from graft.study.log import Log
 from graft.study.material import Candidate, Choice, Material
 from graft.study.times import Clock, affordable
 from graft.transfer import Transfer

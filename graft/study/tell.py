@@ -1,22 +1,19 @@
 """What a study tells: its result, its predictions and its mistakes. Fits and judges nothing."""
 
-import importlib.metadata
-import platform
 import time
 from dataclasses import asdict
 from typing import Any
 
-from graft import __version__
 from graft.evaluate import confusion, per_class
 from graft.items import open_image
 from graft.outputs import cells, decision, words
 from graft.records import Mistake, Result, Score
+from graft.runs import versions
 from graft.study.course import Course
 from graft.study.judge import TRANSFER, Judged, most_wrong
 from graft.study.material import Candidate, Material
 
 _MISTAKES = 12
-_LIBRARIES = ("numpy", "scikit-learn", "torch", "timm", "transformers", "pandas", "pyarrow", "pillow")
 
 
 def result(course: Course, command: str) -> Result:
@@ -113,13 +110,3 @@ def _weights(material: Material, name: str) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
         "fingerprint": backbone.fingerprint(),
     }
-
-
-def versions() -> dict[str, str]:
-    found = {"graft": __version__, "python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            found[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            found[library] = "not installed"
-    return found
