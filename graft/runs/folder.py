@@ -1,4 +1,4 @@
-"""The run folder: every file that a study leaves behind, each written under a temporary name and renamed."""
+"""The run folder: every file that a run leaves behind, each written under a temporary name and renamed."""
 
 import csv
 import json
@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ from safetensors import SafetensorError
 from graft import processes
 from graft.errors import GraftError
 from graft.files import replacing, to_disk
-from graft.records import Result
-from graft.report import Mistake, model_card, write_report
 from graft.transfer import Transfer
 
 
@@ -125,25 +123,25 @@ def writing(out: Path) -> Iterator[None]:
 
 def write(
     out: Path,
-    result: Result,
+    result: dict[str, Any],
     model: Transfer,
+    card: str,
     header: list[str],
-    predictions: list[list[Any]],
+    predictions: Iterable[list[Any]],
     config: dict[str, Any],
-    mistakes: list[Mistake],
-    fold_scores: dict[str, list[float]],
+    page: Callable[[Path], None],
 ) -> None:
-    """Everything DESIGN promises but log.txt, which is written as the study goes."""
+    """Everything DESIGN promises but log.txt, which is written as the run goes. card: of the model. page: writes it to a path."""
     with writing(out):
         with replacing(out / "predictions.csv") as file:
             csv.writer(file, lineterminator="\n").writerows([header, *predictions])
         with replacing(out / "config.yaml") as file:
             yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
-        _write_model(out / "model", model, model_card(result))
-        write_report(result, out / "report.html", mistakes=mistakes, fold_scores=fold_scores)
+        _write_model(out / "model", model, card)
+        page(out / "report.html")
         # Last: where result.json is, the rest is too.
         with replacing(out / "result.json") as file:
-            json.dump(result.to_dict(), file, indent=1, ensure_ascii=False)
+            json.dump(result, file, indent=1, ensure_ascii=False)
 
 
 def _write_model(folder: Path, model: Transfer, card: str) -> None:

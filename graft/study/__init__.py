@@ -21,7 +21,7 @@ from graft.errors import GraftError
 from graft.features import content_keys
 from graft.recipes import settings_of
 from graft.records import Event, Mistake, Recipe, Result, Verdict
-from graft.report import write_report
+from graft.report import model_card, write_report
 from graft.runs import Log, folder, versions
 from graft.study import tell
 from graft.study.checking import checked
@@ -137,7 +137,8 @@ def run(
         if path and processes.first():
             config |= {"strategies_tried": course.settings["strategies"]}
             config |= {name: value for name, value in course.settings.items() if name not in config}
-            folder.write(path, study.result, study.model, *tell.predictions(judged), config, study.mistakes, study.fold_scores)
+            card, predicted = model_card(study.result), tell.predictions(judged)
+            folder.write(path, study.result.to_dict(), study.model, card, *predicted, config, study.report)
             if not course.missing:
                 folder.finish(path)
             log.note(study.result.interrupted or f"done in {study.result.seconds:.0f} s")
