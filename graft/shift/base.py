@@ -60,13 +60,23 @@ class Adapted:
 
     head: a `LinearHead` that reads target rows as they come, (k, d): what the method does to them is folded into its weights, so that it
     is stored and shipped like any other. source: (n, e), target: (m, e), both sides as the method sees them, for judges and pictures.
+    inner: the head that reads rows as the method sees them, (k, e): inner.outputs(target) equals head.outputs of the raw target rows; the
+    same object as head where the target's rows stay as they are. read_source: (rows (k, d) of the source that no one has seen) -> (k, e),
+    the same map that made `source`; validators judge held-out source items by inner.outputs(read_source(rows)).
     weights: (n,) of the source's items with mean 1, None where all weigh alike.
     """
 
     head: Any
+    inner: Any
+    read_source: Callable[[np.ndarray], np.ndarray]
     source: np.ndarray
     target: np.ndarray
     weights: np.ndarray | None = None
+
+
+def as_it_is(rows: np.ndarray) -> np.ndarray:
+    """The map of a method that leaves rows alone."""
+    return rows
 
 
 def method(
