@@ -100,6 +100,68 @@ def test_balanced_weights_raise_the_recall_of_a_rare_class(kind):
     assert by_hand.outputs(features) == pytest.approx(balanced.outputs(features), abs=1e-6)
 
 
+def test_weights_of_items_make_weighted_least_squares():
+    features, y = made("regression")
+    weights = np.random.default_rng(1).exponential(size=120)
+
+    def unpenalised(features, target, weights, task, strengths=(1e-7,)):
+        yield from ridge(features, target, weights, task, strengths)
+
+    head = fit_head(features, y, "regression", kind=unpenalised, sample_weight=7 * weights)
+    root, columns = np.sqrt(weights), np.c_[features, np.ones(120)]
+    solved = np.linalg.lstsq(columns * root[:, None], y * root, rcond=None)[0]
+    assert head.outputs(features) == pytest.approx(columns @ solved, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, task in PAIRS if task == "classification" and kind != "auto"])
+def test_an_item_that_weighs_as_two_is_one_that_is_there_twice(kind):
+    features, y = made("classification")
+    twice = np.r_[0:120, 0:40]
+
+    def one(features, target, weights, task, strengths=(0.1,)):
+        yield from HEADS[kind](features, target, weights, task, strengths)
+
+    weighed = fit_head(features, y, "classification", kind=one, sample_weight=np.where(np.arange(120) < 40, 2.0, 1.0)).logits(features)
+    doubled = fit_head(features[twice], y[twice], "classification", kind=one).logits(features)
+    # The temperature is found on folds, which are others; it only stretches the logits.
+    assert weighed / weighed.std() == pytest.approx(doubled / doubled.std(), abs=0.01)
+
+
+@pytest.mark.parametrize(("kind", "task"), PAIRS)
+@pytest.mark.parametrize("nothing", [0.0, 1e-12])
+def test_an_item_without_weight_is_not_heard(kind, task, nothing):
+    features, y = made(task)
+    features[80:], y[80:] = 100 * features[80:], y[80:][::-1]
+    blocks, weights = np.arange(120), np.where(np.arange(120) < 80, 1.0, nothing)
+    weighed = fit_head(features, y, task, kind=kind, n_classes=3, blocks=blocks, sample_weight=weights)
+    without = fit_head(features[:80], y[:80], task, kind=kind, n_classes=3, blocks=blocks[:80])
+    assert weighed.logits(features[:80]) == pytest.approx(without.logits(features[:80]), abs=1e-5)
+    outputs = cross_validate(features, y, task, [(np.arange(120),) * 2], kind=kind, blocks=blocks, sample_weight=weights)
+    assert outputs[:80] == pytest.approx(without.outputs(features[:80]), abs=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [None, np.arange(300)], ids=["left out one by one", "in folds"])
+def test_the_strength_is_chosen_for_the_items_that_weigh(blocks):
+    rng = np.random.default_rng(0)
+    features, y = made("regression", n=300)
+    y[:200] = 40 * rng.normal(size=200)
+    weights = np.where(np.arange(300) < 200, 1e-3, 1.0)
+    plain, weighed = (fit_head(features, y, "regression", kind="ridge", blocks=blocks, sample_weight=each) for each in (None, weights))
+    assert plain.strength >= 1 and weighed.strength <= 0.03
+
+
+def test_whether_to_standardise_is_chosen_for_the_items_that_weigh():
+    """A few heavy items are told by a feature of small size among large ones, the many light ones by the large ones."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 20)).astype(np.float32)
+    features[:, 10:] *= 0.05
+    y = features[:, :10].sum(axis=1)
+    y[200:] = 20 * features[200:, 10:].sum(axis=1)
+    weights = np.where(np.arange(300) < 200, 0.01, 1.0)
+    spreads = [np.ptp(fit_head(features, y, "regression", kind="ridge", sample_weight=each).scale) for each in (1 / weights, weights)]
+    assert spreads[0] == 0 < spreads[1]
+
+
 @pytest.mark.parametrize("kind", list(HEADS))
 def test_a_path_gives_for_each_strength_what_that_strength_alone_gives(kind):
     path, task = HEADS[kind], HEADS[kind].tasks[0]
@@ -408,6 +470,10 @@ def bad(**change):
         ({"class_weight": "blanced"}, "class_weight='blanced', expected None, 'balanced'"),
         ({"class_weight": np.ones(2)}, r"class_weight has shape \(2,\), expected 3 numbers"),
         ({"class_weight": "balanced", "y": np.ones(20), "task": "regression"}, "class_weight was given for regression"),
+        ({"sample_weight": np.ones(19)}, r"sample_weight has shape \(19,\), expected \(20,\)"),
+        ({"sample_weight": np.r_[-1.0, np.nan, np.ones(18)]}, "sample_weight of 2 of 20 items is negative or not finite"),
+        ({"sample_weight": np.zeros(20)}, "sample_weight is 0 for all 20 items, expected some above 0"),
+        ({"sample_weight": np.r_[1.0, np.zeros(19)]}, "1 items of 1 class to fit on"),
         ({"n_classes": 2}, "y holds classes 0 to 2, expected 0 to 1"),
     ],
 )

@@ -29,6 +29,7 @@ def fit_head(
     seed: int = 0,
     blocks: np.ndarray | None = None,
     metric: "str | Metric | None" = None,
+    sample_weight: np.ndarray | None = None,
 ) -> LinearHead:
     """The head whose strength (and for "auto" and "closed" whose kind) does best on held-out parts of these items.
 
@@ -37,11 +38,17 @@ def fit_head(
     n_classes: c, where y need not hold every class; 1 + the largest unless given. class_weight: None, "balanced", or (c,).
     seed: of the inner folds. blocks: (n,) items of one block stay on one side. metric: what to choose by; None: log loss or
     squared error, which choose at least as well for accuracy too, as they are less coarse. Ties go to what comes first.
+    sample_weight: (n,) at least 0, of any mean: the items' share in the fit and in the held-out loss, times their class's weight.
     Probabilities are calibrated by one temperature, found on the same held-out items (Guo et al. 2017, arXiv:1706.04599).
-    Raises GraftError for features that are not finite, fewer than two classes, or a kind that does not serve the task.
+    Raises GraftError for features that are not finite, fewer than two classes, weights that are none, or a kind that does not serve
+    the task.
     """
     features, target, c = _checked(features, y, task, n_classes)
-    weights = _item_weights(target, task, class_weight)
+    weights = _item_weights(target, task, class_weight, sample_weight)
+    if not (heard := weights > 0).all():
+        # An item without weight has no place along principal axes that are weighted.
+        features, target, c = _checked(features[heard], np.asarray(y)[heard], task, c if task == "classification" else None)
+        weights, blocks = weights[heard] / weights[heard].mean(), None if blocks is None else np.asarray(blocks)[heard]
     columns = np.flatnonzero(target.any(axis=0)) if task == "classification" else np.arange(c)
     target = target[:, columns]
     paths = _paths(kind, task)
@@ -69,15 +76,16 @@ def cross_validate(
     """Held-out outputs: each item's come from heads fitted, and chosen, without it.
 
     folds: (train, test) index arrays; where repeats test an item more than once its outputs are averaged.
-    settings: as for `fit_head`; blocks (n,) are those of all items. Returns (n, c), or (n,) for regression.
+    settings: as for `fit_head`; blocks (n,) and sample_weight (n,) are those of all items. Returns (n, c), or (n,) for regression.
     Raises GraftError when no fold tests some item.
     """
     features, _, c = _checked(features, y, task, settings.pop("n_classes", None))
-    blocks = settings.pop("blocks", None)
+    blocks, mass = settings.pop("blocks", None), settings.pop("sample_weight", None)
     sums, times = np.zeros((len(features), c)), np.zeros((len(features), 1))
     for train, test in folds:
-        inner_blocks = None if blocks is None else np.asarray(blocks)[train]
-        head = fit_head(features[train], np.asarray(y)[train], task, n_classes=c, blocks=inner_blocks, **settings)
+        inner_blocks, inner_mass = (None if each is None else np.asarray(each)[train] for each in (blocks, mass))
+        inner = {"blocks": inner_blocks, "sample_weight": inner_mass}
+        head = fit_head(features[train], np.asarray(y)[train], task, n_classes=c, **inner, **settings)
         sums[test] += head.outputs(features[test]).reshape(len(test), c)
         times[test] += 1
     if not times.all():
@@ -111,22 +119,45 @@ def _paths(kind: "str | Callable[..., Path]", task: Task) -> dict[str, Callable[
     return {kind if isinstance(kind, str) else getattr(kind, "__name__", "custom"): path}
 
 
-def _item_weights(target: np.ndarray, task: Task, class_weight: "str | np.ndarray | None") -> np.ndarray:
-    """(n,) with mean 1."""
-    if class_weight is None:
-        return np.ones(len(target))
+# Lighter items, by this share of the mean, count as none: float32 loses them among the others' rounding.
+_NO_WEIGHT = 1e-6
+
+
+def _item_weights(target: np.ndarray, task: Task, class_weight: "str | np.ndarray | None", sample_weight: np.ndarray | None) -> np.ndarray:
+    """(n,) with mean 1; 0 where an item is not to be heard."""
+    weights = np.ones(len(target)) if sample_weight is None else _checked_weights(sample_weight, len(target))
+    if class_weight is not None:
+        weights = weights * (target @ _by_class(target, task, class_weight))
+        weights = weights / weights.mean()
+    return weights
+
+
+def _checked_weights(sample_weight: np.ndarray, n: int) -> np.ndarray:
+    """sample_weight with mean 1, and 0 where it is next to nothing."""
+    weights = np.asarray(sample_weight, float)
+    if weights.shape != (n,):
+        raise GraftError(f"sample_weight has shape {weights.shape}, expected ({n},), one number an item")
+    if bad := int((~np.isfinite(weights) | (weights < 0)).sum()):
+        raise GraftError(f"sample_weight of {bad} of {n} items is negative or not finite, expected numbers of at least 0")
+    if not weights.any():
+        raise GraftError(f"sample_weight is 0 for all {n} items, expected some above 0")
+    weights = np.where(weights < _NO_WEIGHT * weights.mean(), 0, weights)
+    return weights / weights.mean()
+
+
+def _by_class(target: np.ndarray, task: Task, class_weight: "str | np.ndarray") -> np.ndarray:
+    """(c,), the weights of the classes in any unit."""
     if task != "classification":
         raise GraftError(f"class_weight was given for {task}, expected None: only classification has one class an item")
     counts = target.sum(axis=0)
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise GraftError(f"class_weight={class_weight!r}, expected None, 'balanced' or one number a class")
-        class_weight = 1 / np.maximum(counts, 1)
+        return 1 / np.maximum(counts, 1).astype(float)
     by_class = np.asarray(class_weight, float)
     if by_class.shape != counts.shape or not (by_class > 0).all():
         raise GraftError(f"class_weight has shape {by_class.shape}, expected {len(counts)} numbers above 0, one a class")
-    weights = target @ by_class
-    return weights / weights.mean()
+    return by_class
 
 
 def _checked(features: np.ndarray, y: np.ndarray, task: Task, n_classes: int | None) -> tuple[np.ndarray, np.ndarray, int]:

@@ -38,7 +38,8 @@ def choose_view(features: np.ndarray, target: np.ndarray, weights: np.ndarray, t
     some = slice(None) if n <= _VIEWED else draw(_labels(target, task), task, _VIEWED, seed)
 
     def error(view: View) -> float:
-        return min(float(((aim[some] - view.scatter.each_left_out(strength)) ** 2).mean()) for strength in ridge.strengths)
+        errors = (((aim[some] - view.scatter.each_left_out(strength)) ** 2).mean(axis=1) for strength in ridge.strengths)
+        return min(float(np.average(each, weights=weights[some])) for each in errors)
 
     tried = [View(features[some], aim[some], weights[some], standardise) for standardise in (False, True)]
     better = min(tried, key=error)

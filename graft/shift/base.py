@@ -1,12 +1,14 @@
 """What every method on features is given and gives back, and their registry. numpy only."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from graft.records import Task
+from graft.errors import GraftError, raise_all
+from graft.records import TASKS, Task
 from graft.registry import Registry
 
 # name -> a method: (domains, **settings) -> Adapted
@@ -79,6 +81,11 @@ def as_it_is(rows: np.ndarray) -> np.ndarray:
     return rows
 
 
+def unmoved(domains: Domains, head: Any, weights: np.ndarray | None = None) -> Adapted:
+    """What a method came to that leaves the rows of both sides alone: another head, and maybe weights."""
+    return Adapted(head, head, as_it_is, domains.source, domains.target, weights)
+
+
 def method(
     source: str,
     *,
@@ -90,10 +97,59 @@ def method(
     """Decorator: a method joins SHIFTS. source: paper. tasks: that it serves. needs_source: whether it needs the source's items.
 
     grid: the settings that are tried, the default ones first; at most four, as each costs a fit.
+    What every method would refuse is refused before it is called, see `checked`.
     """
 
     def put(function: Any) -> Any:
-        function.tasks, function.needs_source, function.grid = tuple(tasks), needs_source, tuple(grid)
-        return SHIFTS.add(source, name)(function)
+        called = name or function.__name__
+
+        @functools.wraps(function)
+        def careful(domains: Domains, **settings: Any) -> Adapted:
+            if domains.task not in tasks:
+                raise GraftError(f"method {called} does not serve {domains.task}, expected {' or '.join(tasks)}.")
+            return function(checked(domains, called, needs_source=needs_source), **settings)
+
+        careful.tasks, careful.needs_source, careful.grid = tuple(tasks), needs_source, tuple(grid)  # type: ignore[attr-defined]
+        return SHIFTS.add(source, name)(careful)
 
     return put
+
+
+def checked(domains: Domains, called: str = "", *, needs_source: bool = False) -> Domains:
+    """The domains as they came. called: the method's name, for the messages. needs_source: whether source items must be there.
+
+    Raises GraftError naming everything that does not fit: rows that are no (n, d) of finite numbers, a target without items, another
+    width than the head's, another number of classes than the head's, labels, domains or held-out outputs of another number
+    than the source's items, and a method that needs the source without any.
+    """
+    where = f"method {called}: " if called else ""
+    d, c, problems = len(domains.head.mean), len(domains.head.bias), []
+    for side, rows in (("source", domains.source), ("target", domains.target)):
+        if rows.ndim != 2 or rows.shape[1] != d:
+            problems.append(
+                f"{where}{side} features have shape {rows.shape}, the source-only head reads (n, {d}). Use one backbone for both domains."
+            )
+        elif bad := int((~np.isfinite(rows)).any(axis=1).sum()):
+            problems.append(
+                f"{where}{side} features of {bad} of {len(rows)} items are not finite, expected numbers. Leave those items out."
+            )
+    if not len(domains.target):
+        problems.append(f"{where}the target has no items, expected unlabelled ones to adapt to.")
+    if needs_source and not len(domains.source):
+        problems.append(f"{where}the source has no items, and it needs them. Give the labelled source data, or a method that does not.")
+    for what, each in (("labels", domains.labels), ("domains", domains.domains), ("held-out outputs", domains.held_out)):
+        if each is not None and len(each) != len(domains.source):
+            problems.append(f"{where}{len(domains.source)} source items and {len(each)} {what}, expected one for each.")
+    if domains.task == "classification" and not domains.n_classes == c == len(domains.prior):
+        problems.append(
+            f"{where}the domains have {domains.n_classes} classes, the head {c} and the prior {len(domains.prior)}, "
+            "expected the same number. Was the head fitted on other data?"
+        )
+    raise_all(problems)
+    return domains
+
+
+@method("the control: no adaptation", tasks=TASKS, needs_source=False)
+def source_only(domains: Domains) -> Adapted:
+    """The head as it was fitted on the source: what every method has to beat."""
+    return unmoved(domains, domains.head)
