@@ -1,10 +1,17 @@
-"""Ridge and LDA of every strength, with all items or without some, from one factorisation. They choose nothing. numpy and SciPy only."""
+"""What methods share: principal axes, effective rank, an order of items, ridge and LDA of every strength. numpy and SciPy only."""
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import eigh, eigvalsh
+from threadpoolctl import threadpool_limits
 
 # Axes along which features vary less than this share of the most are rounding: float32 holds seven digits.
 _NO_VARIANCE = 1e-6
+# What RankMe's authors add to each share of singular values.
+_TINY_SHARE = 1e-7
+
+# A decorator. Where other work shares the cores, factorisations wait for each other: one of 1,280 features took 0.8 s with one thread and
+# 5 s with two, on two cores.
+one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
 def principal_axes(features: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -27,6 +34,28 @@ def principal_axes(features: np.ndarray, weights: np.ndarray) -> tuple[np.ndarra
         return centre, axes, (features - centre) @ axes
     lengths = np.sqrt(variances[kept])
     return centre, tilted.T @ (vectors[:, kept] / lengths), vectors[:, kept] * lengths / root
+
+
+def in_own_order(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n,) indices that put items in an order that hangs on what they are, not on how they came: by label, then by a fixed projection.
+
+    Whatever is drawn or cut into folds afterwards is then the same for the same items.
+    """
+    return np.lexsort((features @ np.cos(np.arange(features.shape[1])), labels))
+
+
+def effective_rank(features: np.ndarray) -> float:
+    """exp of the entropy of the singular values' shares: how many directions features (n, d) fill, 1 to min(n, d); not centred.
+
+    Source: Garrido et al. 2023, arXiv:2210.02885, eq. 1. Differs: 1 for features that are all 0.
+    """
+    wide = len(features) < features.shape[1]
+    squares = eigvalsh(features @ features.T if wide else features.T @ features)
+    lengths = np.sqrt(np.maximum(squares, 0.0))
+    if not lengths.any():
+        return 1.0
+    share = lengths / lengths.sum() + _TINY_SHARE
+    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 class Scatter:

@@ -5,22 +5,18 @@ from collections.abc import Iterable
 
 import numpy as np
 from scipy.linalg import eigh
-from threadpoolctl import threadpool_limits
 
 from graft.data.split import draw
 from graft.errors import GraftError, raise_all
 from graft.records import Task
 from graft.registry import Registry
+from graft.scatter import in_own_order
 
 SCORES = Registry("score")
 REGRESSION_SCORES = Registry("regression score")
 SOURCE_SCORES = Registry("source score")
 LABEL_FREE_SCORES = Registry("label-free score")
 DISTANCES = Registry("distance")
-
-# A decorator. Where other work shares the cores, factorisations wait for each other: one of 1,280 features took 0.8 s with one thread and
-# 5 s with two, on two cores.
-one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 # Fewer leave nothing to compare: two of one class and two of another.
 FEWEST_ITEMS = 4
@@ -155,14 +151,6 @@ def at_most_items(where: str, features: np.ndarray, labels: np.ndarray, task: Ta
         stacklevel=4,
     )
     return draw_items(features, labels, MOST_ITEMS, task)
-
-
-def in_own_order(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n,) indices that put items in an order that hangs on what they are, not on how they came: by label, then by a fixed projection.
-
-    Whatever is drawn or cut into folds afterwards is then the same for the same items.
-    """
-    return np.lexsort((features @ np.cos(np.arange(features.shape[1])), labels))
 
 
 def draw_items(features: np.ndarray, labels: np.ndarray, at_most: int, task: Task = "classification") -> tuple[np.ndarray, np.ndarray]:

@@ -1,13 +1,13 @@
 """Scores that count how many directions features fill: TransRate, and without labels RankMe. numpy and SciPy only."""
 
 import numpy as np
-from scipy.linalg import cholesky, eigvalsh
+from scipy.linalg import cholesky
 
-from graft.transferability.base import LABEL_FREE_SCORES, SCORES, at_most_items, checked_classes, checked_features, one_thread
+from graft.scatter import effective_rank, one_thread
+from graft.transferability.base import LABEL_FREE_SCORES, SCORES, at_most_items, checked_classes, checked_features
 
-# The authors' values.
+# The authors' value.
 _DISTORTION = 1e-4
-_TINY_SHARE = 1e-7
 
 
 @SCORES.add("Huang et al. 2022, arXiv:2106.09362")
@@ -36,11 +36,7 @@ def rankme(features: np.ndarray) -> float:
     """
     features = checked_features("rankme", features)
     features, _ = at_most_items("rankme", features, np.zeros(len(features), int), "classification")
-    wide = len(features) < features.shape[1]
-    squares = eigvalsh(features @ features.T if wide else features.T @ features)
-    lengths = np.sqrt(np.maximum(squares, 0.0))
-    share = lengths / lengths.sum() + _TINY_SHARE
-    return float(np.exp(-(share * np.log(share)).sum()))
+    return effective_rank(features)
 
 
 def _rate(features: np.ndarray) -> float:

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from graft.data.split import folds
 from graft.errors import GraftError
+from graft.scatter import one_thread
 from graft.transferability.base import (
     DISTANCES,
     MOST_ITEMS,
@@ -15,7 +16,6 @@ from graft.transferability.base import (
     checked_pair,
     class_sums,
     draw_items,
-    one_thread,
     principal_axes,
 )
 

@@ -8,7 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from graft.data.split import folds
-from graft.scatter import Scatter
+from graft.scatter import Scatter, one_thread
 from graft.scatter import principal_axes as weighted_axes
 from graft.transferability.base import (
     REGRESSION_SCORES,
@@ -17,7 +17,6 @@ from graft.transferability.base import (
     checked_numbers,
     class_sums,
     draw_items,
-    one_thread,
     principal_axes,
 )
 

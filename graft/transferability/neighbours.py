@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from graft.transferability.base import SCORES, checked_classes, draw_items, one_thread
+from graft.scatter import one_thread
+from graft.transferability.base import SCORES, checked_classes, draw_items
 
 _MOST_ITEMS = 5000
 _BLOCK = 1000

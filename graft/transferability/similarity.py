@@ -3,7 +3,8 @@
 import numpy as np
 from scipy.stats import rankdata
 
-from graft.transferability.base import REGRESSION_SCORES, SCORES, checked_classes, checked_numbers, class_sums, draw_items, one_thread
+from graft.scatter import one_thread
+from graft.transferability.base import REGRESSION_SCORES, SCORES, checked_classes, checked_numbers, class_sums, draw_items
 
 # Two million pairs, whose ranking takes most of the time. The paper has 500 items.
 _PARC_ITEMS = 2000
