@@ -111,17 +111,31 @@ class Transfer(ClassifierMixin, BaseEstimator):
         Raises GraftError where X and y do not fit each other, the backbone or the task; of rows that are not finite, sparse or no
         numbers scikit-learn's own ValueError or TypeError.
         """
+        # Of rows X tells the width.
+        backbone = None if self.backbone == ROWS else self._load_backbone()
+        items, target, task, classes = self._prepared(X, y, backbone)
+        return self.fit_encoded(items, target, task, classes, blocks=groups, backbone=backbone)
+
+    def prepare(self, X: Any, y: Any) -> tuple[Sequence[Any], np.ndarray, Task, Sequence[Any] | np.ndarray]:
+        """(items, target, task, classes) as `fit_encoded` takes them, of X and y as `fit` does; raises as that does."""
+        return self._prepared(X, y, None if self.backbone == ROWS else self._load_backbone())
+
+    def prepare_items(self, X: Any) -> Sequence[Any]:
+        """X as what the model reads, once `prepare` or `fit` has seen what it is fitted on; raises as `predict` does."""
+        fitted = getattr(self, "backbone_", None)
+        modality = fitted.modality if fitted else "row" if self.backbone == ROWS else self._load_backbone().modality
+        return self._items(X, modality)
+
+    def _prepared(self, X: Any, y: Any, backbone: Backbone | None) -> tuple[Sequence[Any], np.ndarray, Task, Sequence[Any] | np.ndarray]:
         if y is None:
             raise GraftError("fit requires y to be passed, but the target y is None: expected a label for each item.")
         if not hasattr(y, "__len__"):
             y = np.asarray(y)
-        # Of rows X tells the width.
-        backbone = None if self.backbone == ROWS else self._load_backbone()
         items = self._items(X, backbone.modality if backbone else "row", fitting=True)
         if len(items) != len(y):
             raise GraftError(f"X has {len(items)} items and y has {len(y)} labels, expected one label an item.")
         task, target, classes = encode(y, self.task)
-        return self.fit_encoded(items, target, task, classes, blocks=groups, backbone=backbone)
+        return items, target, task, classes
 
     def fit_encoded(
         self,
