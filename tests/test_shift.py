@@ -1,5 +1,6 @@
 """What every method on features owes, whatever its name, and which shift each must mend by how much."""
 
+import functools
 import inspect
 from dataclasses import fields, replace
 
@@ -12,26 +13,27 @@ from graft.heads import LinearHead, cross_validate, fit_head
 from graft.records import TASKS
 from graft.shift import SHIFTS, Domains
 
-# (method, settings, shift) -> what it must be better by than source-only on target items whose labels no one saw: accuracy on five classes,
+# (method, shift) -> what it must be better by than source-only on target items whose labels no one saw: accuracy on five classes,
 # mean over three draws. "same" is no shift: there a method may lose a little. A new method adds its rows here.
 MUST_BEAT = {
-    ("kmm", "covariate"): 0.05,
-    ("kliep", "covariate"): 0.05,
-    ("density_ratio", "covariate"): 0.05,
-    ("bbse", "label"): 0.05,
-    ("saerens", "label"): 0.05,
-    ("pseudo_labels", "rotation"): 0.05,
-    ("t3a", "mean"): 0.05,
-    ("shot_labels", "rotation"): 0.05,
-    ("shot_labels", "mean"): 0.05,
+    ("kmm", "covariate"): 0.3,
+    ("kliep", "covariate"): 0.3,
+    ("density_ratio", "covariate"): 0.3,
+    ("bbse", "label"): 0.03,
+    ("saerens", "label"): 0.03,
+    ("pseudo_labels", "mean"): 0.1,
+    ("pseudo_labels", "rotation"): 0.06,
+    ("t3a", "mean"): 0.1,
+    ("t3a", "rotation"): 0.04,
+    ("shot_labels", "mean"): 0.1,
+    ("shot_labels", "rotation"): 0.15,
     ("standardise", "mean"): 0.15,
-    ("source_only", "rotation"): 0.0,
 }
 # What a method may lose where nothing has shifted.
 MAY_LOSE = 0.04
 
 
-def shifted(kind, c=5, task="classification", n=400, m=300, seed=0):
+def shifted(kind, c=5, task="classification", n=200, m=150, seed=0):
     """Domains of which the shift is known, and the labels (m,) of the target that only the judge sees.
 
     same: none. covariate: p(y | x) is one curve, of which the target shows one end. mean: all target items are moved alike.
@@ -46,17 +48,16 @@ def shifted(kind, c=5, task="classification", n=400, m=300, seed=0):
             target[:, 0] = 2 + 0.4 * target[:, 0]
         height = [rows[:, 1] - rows[:, 0] ** 2 / 2 + 0.1 * rng.normal(size=len(rows)) for rows in (source, target)]
         edges = np.quantile(np.concatenate(height), np.arange(1, c) / c)
-        labels, truth = (height if task == "regression" else [np.digitize(each, edges) for each in height])  # fmt: skip
+        labels, truth = height if task == "regression" else [np.digitize(each, edges) for each in height]
     else:
         angle = 2 * np.pi * np.arange(c) / c
         centres = np.zeros((c, 8))
-        # Two features tell the classes apart, as two of the three others that hold the same again do, with noise.
         centres[:, :2] = 4.0 * np.c_[np.cos(angle), np.sin(angle)]
         shares = np.ones(c) / c
         other = shares if kind != "label" else np.linspace(0.05, 1, c) ** 2 / (np.linspace(0.05, 1, c) ** 2).sum()
         labels, truth = rng.choice(c, n, p=shares), rng.choice(c, m, p=other)
         labels[:c] = truth[:c] = np.arange(c)
-        spread = 2.0 if kind == "label" else 0.9
+        spread = {"label": 2.0, "same": 1.5}.get(kind, 0.9)
         source, target = (centres[y] + rng.normal(size=(len(y), 8)) * spread for y in (labels, truth))
     if kind == "mean":
         target = target + np.r_[2.5, 1.0, np.full(6, 3.0)]
@@ -103,14 +104,20 @@ def arrays_of(adapted):
     return {**heads, "source": adapted.source, "target": adapted.target, "weights": adapted.weights}
 
 
+@functools.cache
+def once(name, words, task, c):
+    """What a call comes to, shared by the tests that only look at it. words: the settings, as (key, value) pairs."""
+    domains, _ = shifted("mean", c, task)
+    return domains, SHIFTS[name](domains, **dict(words))
+
+
 @every_call
 def test_the_head_reads_raw_target_rows_as_the_methods_own_view_of_them(name, settings, task, c):
-    domains, _ = shifted("mean", c, task)
-    adapted = SHIFTS[name](domains, **settings)
+    domains, adapted = once(name, tuple(settings.items()), task, c)
     assert isinstance(adapted.head, LinearHead) and adapted.head.weight.shape == (8, c)
     outputs = adapted.head.outputs(domains.target)
-    assert outputs.shape == ((300, c) if task == "classification" else (300,)) and np.isfinite(outputs).all()
-    assert adapted.target.shape[0] == 300 and adapted.target.shape[1] == adapted.source.shape[1]
+    assert outputs.shape == ((150, c) if task == "classification" else (150,)) and np.isfinite(outputs).all()
+    assert adapted.target.shape == (150, adapted.source.shape[1])
     # Float32 through two ways of writing the same map.
     assert adapted.inner.outputs(adapted.target) == pytest.approx(outputs, abs=2e-3 if task == "classification" else 1e-2)
     assert (adapted.inner is adapted.head) == np.array_equal(adapted.target, domains.target)
@@ -118,19 +125,18 @@ def test_the_head_reads_raw_target_rows_as_the_methods_own_view_of_them(name, se
 
 @every_call
 def test_new_source_rows_are_read_as_the_learned_ones_were(name, settings, task, c):
-    domains, _ = shifted("mean", c, task)
-    adapted = SHIFTS[name](domains, **settings)
-    assert adapted.source.shape[0] == 400
+    domains, adapted = once(name, tuple(settings.items()), task, c)
+    assert len(adapted.source) == 200
     assert adapted.read_source(domains.source) == pytest.approx(adapted.source, abs=1e-3)
     assert adapted.read_source(domains.source[:1]) == pytest.approx(adapted.source[:1], abs=1e-3)
     if adapted.weights is not None:
-        assert adapted.weights.shape == (400,) and adapted.weights.min() >= 0
+        assert adapted.weights.shape == (200,) and adapted.weights.min() >= 0
         assert adapted.weights.mean() == pytest.approx(1, abs=1e-6)
 
 
 @every_call
 def test_the_same_call_gives_the_same_and_leaves_its_input_alone(name, settings, task, c):
-    domains, _ = shifted("covariate", c, task, n=150, m=90)
+    domains, _ = shifted("covariate", c, task, n=100, m=60)
     given = {field.name: getattr(domains, field.name) for field in fields(domains)}
     kept = {key: value.copy() for key, value in given.items() if isinstance(value, np.ndarray)}
     kept_head = {key: value.copy() for key, value in domains.head.to_arrays().items()}
@@ -149,7 +155,7 @@ def test_several_source_domains_are_taken_apart_or_together(name):
         if task == "multilabel":
             continue
         domains, _ = shifted("mean", 3 if task == "classification" else 1, task)
-        names = np.arange(400) % 2 * 7
+        names = np.arange(200) % 2 * 7
         source = domains.source + np.where(names == 7, 5, 0)[:, None].astype(np.float32)
         domains = replace(domains, source=source, domains=names, head=domains.fit(source, domains.labels, None))
         adapted = SHIFTS[name](domains)
@@ -195,15 +201,15 @@ def test_settings_are_few_and_the_default_ones_come_first(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: {"target": d.target[:, :5]}, r"target features have shape \(300, 5\), the source-only head reads \(n, 8\)"),
-        (lambda d: {"source": d.source[:, :5]}, r"source features have shape \(400, 5\), the source-only head reads \(n, 8\)"),
+        (lambda d: {"target": d.target[:, :5]}, r"target features have shape \(150, 5\), the source-only head reads \(n, 8\)"),
+        (lambda d: {"source": d.source[:, :5]}, r"source features have shape \(200, 5\), the source-only head reads \(n, 8\)"),
         (lambda d: {"target": d.target[:0]}, "the target has no items, expected unlabelled ones"),
-        (lambda d: {"target": np.where(np.arange(300)[:, None] < 2, np.nan, d.target)}, "features of 2 of 300 items are not finite"),
+        (lambda d: {"target": np.where(np.arange(150)[:, None] < 2, np.nan, d.target)}, "features of 2 of 150 items are not finite"),
         (lambda d: {"n_classes": 4}, "the domains have 4 classes, the head 3 and the prior 3, expected the same"),
         (lambda d: {"prior": np.ones(2) / 2}, "the domains have 3 classes, the head 3 and the prior 2, expected the same"),
-        (lambda d: {"labels": d.labels[:9]}, "400 source items and 9 labels, expected one for each"),
-        (lambda d: {"domains": np.zeros(7, int)}, "400 source items and 7 domains, expected one for each"),
-        (lambda d: {"held_out": d.held_out[:8]}, "400 source items and 8 held-out outputs, expected one for each"),
+        (lambda d: {"labels": d.labels[:9]}, "200 source items and 9 labels, expected one for each"),
+        (lambda d: {"domains": np.zeros(7, int)}, "200 source items and 7 domains, expected one for each"),
+        (lambda d: {"held_out": d.held_out[:8]}, "200 source items and 8 held-out outputs, expected one for each"),
     ],
 )
 def test_domains_that_do_not_fit_are_refused(name, change, message):
@@ -230,11 +236,16 @@ def test_all_problems_of_one_input_are_told_at_once():
 # What each is for.
 
 
+@functools.cache
+def judged(kind, seed):
+    return shifted(kind, n=400, m=300, seed=seed)
+
+
 def gain(name, kind):
     """Accuracy on the target minus source-only's, mean over three draws."""
     gains = []
     for seed in range(3):
-        domains, truth = shifted(kind, seed=seed)
+        domains, truth = judged(kind, seed)
         right = [(head.outputs(domains.target).argmax(axis=1) == truth).mean() for head in (SHIFTS[name](domains).head, domains.head)]
         gains.append(right[0] - right[1])
     return float(np.mean(gains))

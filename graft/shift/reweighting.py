@@ -106,7 +106,7 @@ def kmm_weights(source: np.ndarray, target: np.ndarray, *, bound: float = 10.0, 
         following = 1.0 if restart else (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         ahead = moved + (0.0 if restart else (momentum - 1) / following) * change
         weights, momentum = moved, following
-        if float(np.abs(change).max()) < 1e-4:
+        if float(np.abs(change).max()) < 3e-4:
             break
     return weights
 
@@ -203,10 +203,10 @@ def density_ratio_weights(source: np.ndarray, target: np.ndarray, *, clip: float
 def _along_axes(source: np.ndarray, target: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Both sides along the widest axes of their union, in which they count alike, float64; and the median distance between items."""
     n, m = len(source), len(target)
-    halves = np.repeat([0.5 / n, 0.5 / m], [n, m])
-    turned = principal_axes(np.concatenate([source, target]).astype(np.float32), halves)[2][:, -_AXES:].astype(float)
-    if not turned.shape[1]:
+    both = np.concatenate([source, target]).astype(np.float32)
+    if not np.ptp(both, axis=0).any():
         raise GraftError(f"all {n} source and {m} target items have the same features, expected features that vary. Is the backbone dead?")
+    turned = principal_axes(both, np.repeat([0.5 / n, 0.5 / m], [n, m]))[2][:, -_AXES:].astype(float)
     rng = np.random.default_rng(seed)
     some = turned if n + m <= _MEASURED else turned[rng.choice(n + m, _MEASURED, replace=False)]
     # Where most items are the same the median is 0, and any distance tells more.
