@@ -106,7 +106,8 @@ def jda(domains: Domains, width: int = 30, strength: float = 1.0, balance: float
     rounds: at most so many; it ends when no predicted class changes.
     Raises GraftError for a setting out of range, a side of one item, or one that does not vary.
     Source: Long et al., Algorithm 1 (linear); Wang et al., balanced distribution adaptation. A class that the target is
-    not said to hold adds nothing. Differs: as `tca`; the first round reads the source-only head, as Wang et al. do, not a projection that ignores classes.
+    not said to hold adds nothing. Differs: as `tca`; the first round reads the source-only head, as Wang et al. do, not a projection
+    that ignores classes.
     """
     problems = bounds("width", width, least=1) + bounds("strength", strength, above=0) + bounds("rounds", rounds, least=1)
     check_sides(domains, *problems, *bounds("balance", balance, least=0, most=1))
