@@ -7,10 +7,10 @@ import numpy as np
 from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
-from graft.errors import GraftError, raise_all
 from graft.records import Task
 from graft.scatter import principal_axes
 from graft.shift.base import Adapted, Domains, method
+from graft.shift.checks import bounds, check_sides
 
 _BOTH: tuple[Task, ...] = ("classification", "regression")
 # Of the axes along which items vary, those of most variance among which `tca` and `jda` seek: the time grows with the cube.
@@ -30,11 +30,11 @@ def coral(domains: Domains, shrinkage: float = 0.5) -> Adapted:
     source -> (source - its mean) @ C_source^-1/2 @ C_target^1/2 + the target's mean, with
     C = (1 - shrinkage) * covariance + shrinkage * mean variance * identity. shrinkage: above 0, at most 1, where mean and overall spread
     alone are matched; 0.5 is the paper's covariance + identity, for features of variance 1.
-    Raises GraftError for a shrinkage out of range, a target of one item, or a side that does not vary.
+    Raises GraftError for a shrinkage out of range, a side of one item, or one that does not vary.
     Source: Algorithm 1. Differs: the means are matched too (the paper centres both sides beforehand), and the identity is in units of
     each side's variance.
     """
-    _check(domains, shrinkage=(shrinkage, 0.0, 1.0))
+    check_sides(domains, *bounds("shrinkage", shrinkage, above=0, most=1))
     both = _span(domains)
     width = domains.source.shape[1]
     (source_mean, source_shape), (target_mean, target_shape) = (_moments(side, shrinkage, width) for side in (both.source, both.target))
@@ -59,10 +59,10 @@ def subspace(domains: Domains, width: int = 100) -> Adapted:
 
     source -> (source - its mean) @ P_source @ P_source' @ P_target; target -> (target - its mean) @ P_target, where the columns of P
     are the first `width` principal axes of a side, or as many as both sides vary along.
-    Raises GraftError for a width below 1, a target of one item, or a side that does not vary.
-    Source: eq. 1-4. Differs: features are centred, not standardised; the width is tried out, not bounded as in the paper's section 3.3.
+    Raises GraftError for a width below 1, a side of one item, or one that does not vary.
+    Source: as above. Differs: features are centred, not standardised; the width is tried out, not bounded by how stable the axes are.
     """
-    _check(domains, width=(width, 0, np.inf))
+    check_sides(domains, *bounds("width", width, least=1))
     source_mean, source_axes, _ = _first_axes(domains.source)
     target_mean, target_axes, _ = _first_axes(domains.target)
     width = min(width, source_axes.shape[1], target_axes.shape[1])
@@ -82,11 +82,12 @@ def tca(domains: Domains, width: int = 30, strength: float = 1.0) -> Adapted:
     The axes A (d, width) minimise |A' (source mean - target mean)|^2 + strength * mean variance * |A|^2 with A' C A = I, where C is the
     covariance of all items of both sides. width: at least 1, and no more than they vary along; they are sought among the 512 principal
     axes of most variance. strength: above 0; the smaller, the more the difference of means counts.
-    Raises GraftError for a setting out of range, a target of one item, or a side that does not vary.
-    Source: eq. 7-9. Differs: with a linear kernel the axes are sought directly in feature space, as Long et al. 2013 do for theirs, so that
-    |A|^2 takes the place of the paper's |W|^2 (A = features' W): that scales with d instead of n + m, and folds into the head.
+    Raises GraftError for a setting out of range, a side of one item, or one that does not vary.
+    Source: the unsupervised variant. Differs: with a linear kernel the axes are sought directly in feature space, as Long et al. 2013 do
+    for theirs, so that |A|^2 takes the place of the paper's |W|^2 (A = features' W): that scales with d instead of n + m, and folds into
+    the head. With as many axes as features it leaves out nothing, and the head is that of the source alone.
     """
-    _check(domains, width=(width, 0, np.inf), strength=(strength, 0.0, np.inf))
+    check_sides(domains, *bounds("width", width, least=1), *bounds("strength", strength, above=0))
     both = _pool(domains)
     projection = _Affine(both.centre, both.axes @ _components(both, _gap(both)[None], width, strength))
     return _adapted(domains, projection, projection)
@@ -103,13 +104,13 @@ def jda(domains: Domains, width: int = 30, strength: float = 1.0, balance: float
     balance: from 0, the means of all items alone (`tca`), to 1, the means of each class alone: (1 - balance) * |A' difference of means|^2 +
     balance * sum over classes of |A' difference of class means|^2. 0.5 is JDA with half its weight. width, strength: as for `tca`.
     rounds: at most so many; it ends when no predicted class changes.
-    Raises GraftError for a setting out of range, a target of one item, or a side that does not vary.
-    Source: Long et al., eq. 5-9 and Algorithm 1 (linear); Wang et al., eq. 6-8. A class that the target is not said to hold adds nothing.
-    Differs: as `tca`; the first round reads the source-only head, as Wang et al. do, not a projection that ignores classes.
+    Raises GraftError for a setting out of range, a side of one item, or one that does not vary.
+    Source: Long et al., Algorithm 1 (linear); Wang et al., balanced distribution adaptation. A class that the target is
+    not said to hold adds nothing. Differs: as `tca`; the first round reads the source-only head, as Wang et al. do, not a projection
+    that ignores classes.
     """
-    _check(domains, width=(width, 0, np.inf), strength=(strength, 0.0, np.inf), rounds=(rounds, 0, np.inf))
-    if not 0 <= balance <= 1:
-        raise GraftError(f"balance is {balance}, expected 0 to 1: the share of the classes' means beside that of all items")
+    problems = bounds("width", width, least=1) + bounds("strength", strength, above=0) + bounds("rounds", rounds, least=1)
+    check_sides(domains, *problems, *bounds("balance", balance, least=0, most=1))
     both = _pool(domains)
     overall = np.sqrt(1 - balance) * _gap(both)[None]
     believed = domains.head.outputs(domains.target).argmax(axis=1)
@@ -140,11 +141,11 @@ def mmd_projection(domains: Domains, shrinkage: float = 0.1) -> Adapted:
     the linear-kernel MMD is 0 afterwards. Several source domains are made alike among themselves too.
     shrinkage: of the covariance that the discriminant uses, above 0, at most 1; at 1 the direction of the difference itself is projected
     out (Haghighatkhah et al. 2022, arXiv:2212.04273).
-    Raises GraftError for a shrinkage out of range, a target of one item, or a side that does not vary.
-    Source: Theorem 4.3, eq. 1, the concept being the domain. Differs: the covariance is the mean of those within each domain, which for a
-    concept of classes gives the same projection, and it is shrunk, as it may be singular.
+    Raises GraftError for a shrinkage out of range, a side of one item, or one that does not vary.
+    Source: the closed form of Theorem 4.3, the concept being the domain. Differs: the covariance is the mean of those within each
+    domain, which for a concept of equally frequent classes gives the same projection, and it is shrunk, as it may be singular.
     """
-    _check(domains, shrinkage=(shrinkage, 0.0, 1.0))
+    check_sides(domains, *bounds("shrinkage", shrinkage, above=0, most=1))
     both = _span(domains)
     parts = [both.source]
     if domains.domains is not None:
@@ -224,24 +225,6 @@ def _first_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # Small variances are inverted later, and in float32 the axes that hold them are not yet uncorrelated.
     centre, axes, turned = principal_axes(rows.astype(np.float64), np.ones(len(rows)))
     return centre, axes[:, ::-1], turned[:, ::-1]
-
-
-def _check(domains: Domains, **limits: tuple[float, float, float]) -> None:
-    """limits: setting -> (value, above, at most)."""
-    problems = [
-        f"{name} is {value}, expected above {low}" + ("" if high == np.inf else f", at most {high}")
-        for name, (value, low, high) in limits.items()
-        if not low < value <= high
-    ]
-    for name, side in (("source", domains.source), ("target", domains.target)):
-        if len(side) < 2:
-            problems.append(f"the {name} has {len(side)} items, expected at least 2 to know how it spreads. Add items to it")
-        elif not np.ptp(side, axis=0).any():
-            problems.append(
-                f"all {len(side)} items of the {name} have the same features, expected some that vary. "
-                "Look at the items, or at the backbone"
-            )
-    raise_all(problems)
 
 
 def _moments(rows: np.ndarray, shrinkage: float, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,10 +7,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from graft.data.split import draw
-from graft.errors import GraftError, raise_all
+from graft.errors import GraftError
 from graft.optional import require
 from graft.records import Task
 from graft.shift.base import Adapted, Domains, as_it_is, method
+from graft.shift.checks import bounds, check_sides
 
 _BOTH: tuple[Task, ...] = ("classification", "regression")
 # Items a side: a plan between more takes minutes (its cost grows with their product).
@@ -25,26 +26,26 @@ _OFF = 0.05
     "Courty et al. 2017, doi:10.1109/TPAMI.2016.2615921",
     tasks=_BOTH,
     grid=(
-        {"entropy": 0.05, "class_strength": 0.02},
-        {"entropy": 0.05, "class_strength": 0.1},
-        {"entropy": 0.2, "class_strength": 0.02},
-        {"entropy": 0.05, "class_strength": 0.0},
+        {"entropy": 0.1, "class_strength": 1.0},
+        {"entropy": 0.05, "class_strength": 1.0},
+        {"entropy": 0.05, "class_strength": 0.4},
+        {"entropy": 0.01, "class_strength": 0.0},
     ),
 )
 @threadpool_limits.wrap(limits=1, user_api="blas")
-def optimal_transport(domains: Domains, entropy: float = 0.05, class_strength: float = 0.02) -> Adapted:
+def optimal_transport(domains: Domains, entropy: float = 0.1, class_strength: float = 1.0) -> Adapted:
     """Each source item goes to the mean of the target items that the cheapest transport sends it to; the target stays as it is.
 
     Cost is the squared distance, in units of its median between the sides. entropy: above 0; the larger, the more targets one item is
     spread over. class_strength: at least 0; how much it costs when a target item gets from several classes; a regression has none.
     Of more than 2,000 items a side, so many are drawn (of the source by class) and transported; the other source items move as the nearest
     of those does (Ferradans et al. 2014, doi:10.1137/130929886).
-    Raises GraftError for a setting out of range or sides that lie on one point, or without POT. Warns where the plan has not converged.
-    Source: section 4, eq. 13-15 and 18 (the group-lasso of exponent 1/2). Differs: a class's part of a target item is counted as a
-    share of that item, so that class_strength means the same for any number of items.
+    Raises GraftError for a setting out of range, a side of one item or one that does not vary, or without POT.
+    Warns where the plan has not converged.
+    Source: the class regularisation by a group norm of exponent 1/2, as in POT's `sinkhorn_lpl1_mm`. Differs: a class's part
+    of a target item is counted as a share of that item, so that class_strength means the same for any number of items.
     """
-    problems = [f"entropy is {entropy}, expected above 0"] if not entropy > 0 else []
-    raise_all(problems + ([f"class_strength is {class_strength}, expected at least 0"] if not class_strength >= 0 else []))
+    check_sides(domains, *bounds("entropy", entropy, above=0), *bounds("class_strength", class_strength, least=0))
     some, others = _drawn(domains)
     source, target = domains.source[some], domains.target[others]
     cost = _cost(source, target)
@@ -70,12 +71,11 @@ def joint_transport(domains: Domains, distance_weight: float = 1.0, rounds: int 
     of its median between the sides) + squared error of the head's output for a target item beside a source item's label; then a new
     head on the target items and the labels they get. Errors of a regression are in units of the labels' variance.
     Of more than 2,000 items a side, so many are drawn (of the source by class), and the others are not learned from.
-    Raises GraftError for a setting out of range or sides that lie on one point, or without POT.
-    Source: eq. 5 and Algorithm 1 (JDOT), section 4. Differs: a target item gets the class from which most of its mass comes, not the
+    Raises GraftError for a setting out of range, a side of one item or one that does not vary, or without POT.
+    Source: Algorithm 1 (JDOT), with squared errors. Differs: a target item gets the class from which most of its mass comes, not the
     mixture, as the head learns from one class an item; of a regression it gets the mean, which has the same minimum.
     """
-    limits = {"distance_weight": distance_weight, "rounds": rounds}
-    raise_all([f"{name} is {value}, expected above 0" for name, value in limits.items() if not value > 0])
+    check_sides(domains, *bounds("distance_weight", distance_weight, above=0), *bounds("rounds", rounds, least=1))
     transport = require("ot", "adapt")
     some, others = _drawn(domains)
     target, labels = domains.target[others], domains.labels[some]
