@@ -37,15 +37,20 @@ def write_report(
 ) -> None:
     """Write the page of a study.
 
-    path: of the HTML file; its folder is made. It appears whole or not at all.
+    path: as `write_page` takes it.
     mistakes: the worst first; the first 12 are shown.
     fold_scores: name -> one score a fold, drawn behind the intervals. The name is "transfer" for the chosen model, else a
     control's.
     """
+    write_page(render(result, mistakes, fold_scores or {}), path)
+
+
+def write_page(html: str, path: str | os.PathLike[str]) -> None:
+    """Write a page of this room. path: of the HTML file; its folder is made. It appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        file.write(render(result, mistakes, fold_scores or {}))
+        file.write(html)
 
 
 def render(result: Result, mistakes: Sequence[Mistake], fold_scores: Mapping[str, Sequence[float]]) -> str:
