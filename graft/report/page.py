@@ -79,8 +79,8 @@ def render(result: Result, mistakes: Sequence[Mistake], fold_scores: Mapping[str
         matrix=_matrix(result),
         pairs=_pairs(result),
         per_class=sorted(result.per_class, key=lambda row: row["f1"]),
-        mistakes=[_mistake(mistake) for mistake in mistakes[:MISTAKES_SHOWN]],
-        findings=[_finding(finding) for finding in sorted(result.findings, key=lambda f: list(SEVERITIES).index(f["severity"]))],
+        mistakes=[shown(mistake) for mistake in mistakes[:MISTAKES_SHOWN]],
+        findings=told(result.findings),
     )
 
 
@@ -205,7 +205,8 @@ def _pairs(result: Result) -> list[dict[str, Any]]:
     return sorted(pairs, key=lambda pair: (-pair["n"], -pair["share"]))[:PAIRS_SHOWN]
 
 
-def _mistake(mistake: Mistake) -> dict[str, Any]:
+def shown(mistake: Mistake) -> dict[str, Any]:
+    """An item as a card of the page shows it: Mistake's fields, the text shortened, the image as `thumbnail`, a data: address."""
     return {
         "id": mistake.id,
         "true": mistake.true,
@@ -225,12 +226,16 @@ def _thumbnail(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _finding(finding: Mapping[str, Any]) -> dict[str, Any]:
-    names = list(finding["items"])
-    return {
-        "severity": finding["severity"],
-        "tag": SEVERITIES[finding["severity"]],
-        "message": finding["message"],
-        "names": names[:NAMES_SHOWN],
-        "more": max(0, len(names) - NAMES_SHOWN),
-    }
+def told(findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Findings as `findings.html` lists them: the gravest first, each with the first 12 of its items' names."""
+    rows = sorted(findings, key=lambda finding: list(SEVERITIES).index(finding["severity"]))
+    return [
+        {
+            "severity": row["severity"],
+            "tag": SEVERITIES[row["severity"]],
+            "message": row["message"],
+            "names": list(row["items"])[:NAMES_SHOWN],
+            "more": max(0, len(row["items"]) - NAMES_SHOWN),
+        }
+        for row in rows
+    ]
