@@ -257,6 +257,23 @@ def hurt_adaptation():
     return replace(base, checked={**base.checked, "score": 0.6, "interval": (0.53, 0.67), "verdict": verdict})
 
 
+def checked_source_only_adaptation():
+    """Source-only is kept, and labels were given: there is nothing to compare it with."""
+    checked = {"n": 200, **around(0.66, 0.065), "source_only": around(0.66, 0.065)}
+    return replace(source_only_adaptation(), checked=checked)
+
+
+def many_candidates_adaptation():
+    """20 candidates and as many validators."""
+    base = texts_adaptation()
+    told = {f"validator_{n}": n / 10 for n in range(20)}
+    rows = [
+        {"method": f"method_{n}", "settings": {}, **around(0.5 + n / 100), "validators": told, "seconds": 1.0, "note": ""}
+        for n in range(18)
+    ]
+    return replace(base, candidates=[*rows, {**base.candidates[0], **around(0.3)}, base.candidates[1]])
+
+
 def empty_adaptation():
     """The least an adaptation can hand over."""
     return replace(
@@ -287,6 +304,8 @@ ADAPTATIONS = {
     "images": images_adaptation,
     "many classes": many_classes_adaptation,
     "source only": source_only_adaptation,
+    "checked source only": checked_source_only_adaptation,
+    "many candidates": many_candidates_adaptation,
     "regression": regression_adaptation,
     "hurt": hurt_adaptation,
     "empty": empty_adaptation,

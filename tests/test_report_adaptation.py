@@ -11,10 +11,12 @@ from dataclasses import replace
 import pytest
 from adaptation_samples import (
     ADAPTATIONS,
+    checked_source_only_adaptation,
     empty_adaptation,
     hurt_adaptation,
     images_adaptation,
     items_of,
+    many_candidates_adaptation,
     many_classes_adaptation,
     regression_adaptation,
     source_only_adaptation,
@@ -128,8 +130,23 @@ def test_given_target_labels_speak_beside_the_estimate():
     for spoken in ("adapted: 0.742, 90\N{NO-BREAK SPACE}% interval", "source-only: 0.660, 95 % interval"):
         assert f'aria-label="{spoken}' in page
     assert "turn it into a measurement" not in said and '<h1 class="s0">' in page
+    assert "on the labels that were given for 200 images of the target. The choice could see them" in said
     hurt = render(hurt_adaptation())
     assert '<h1 class="s1">' in hurt and "Worse than source-only: −0.060" in Reader(hurt).words
+
+
+def test_labels_speak_of_a_source_only_model_that_is_kept():
+    said = read(checked_source_only_adaptation()).words
+    assert "Checked on 200 texts of the target whose labels were given: accuracy 0.660, 95 % interval 0.595 to 0.725." in said
+    assert "but for 200 that were given" in said
+
+
+def test_of_many_candidates_the_best_and_source_only_are_drawn_and_all_are_listed():
+    section = render(many_candidates_adaptation()).split('<section id="candidates">')[1].split("</section>")[0].replace("<wbr>", "")
+    drawn = re.findall(r'class="track"[^>]*aria-label="([^:]+):', section)
+    assert drawn == ["coral", *(f"method_{n}" for n in range(17, 6, -1)), "source_only"]
+    assert "Not drawn: 7 more" in section
+    assert re.findall(r'<th scope="row">(\w+)<small>', section)[:2] == ["coral", "method_17"] and section.count('<th scope="row">') == 20
 
 
 def test_a_regression_says_that_nothing_honest_can_be_said():

@@ -14,6 +14,9 @@ from graft.report.sentences import ADAPTED
 
 LABEL_NEXT_SHOWN = 20
 DOMAINS_SHOWN = 12
+# More rows of a plot than this are more than one screen; the table below it has them all.
+CANDIDATES_DRAWN = 12
+SOURCE_ONLY_METHOD = "source_only"
 
 # What a reason speaks -> its colour.
 SPEAKS = {"for": "s0", "against": "s1", "neither": "other"}
@@ -36,7 +39,7 @@ def render(adaptation: Adaptation, label_next: Sequence[Mistake] = ()) -> str:
         result=adaptation,
         adapted=adapted,
         headline=f"Adapted with {adaptation.method}." if adapted else "Source-only kept.",
-        tone=_tone(adaptation, adapted),
+        tone=_tone(adaptation) if adapted else "other",
         sentences=sentences,
         words=words,
         level=sentences.level(adaptation.estimate) if adaptation.estimate else "",
@@ -56,11 +59,9 @@ def render(adaptation: Adaptation, label_next: Sequence[Mistake] = ()) -> str:
     )
 
 
-def _tone(adaptation: Adaptation, adapted: bool) -> str:
-    """The headline's colour: that of what was chosen, unless labels have shown it to be the worse."""
-    if adaptation.checked and adaptation.checked["verdict"]["outcome"] == "hurts":
-        return "s1"
-    return "s0" if adapted else "other"
+def _tone(adaptation: Adaptation) -> str:
+    """The headline's colour where a method was chosen: a warning's, where labels show it to be the worse."""
+    return "s1" if adaptation.checked and adaptation.checked["verdict"]["outcome"] == "hurts" else "s0"
 
 
 def _gain(adaptation: Adaptation) -> Markup | str:
@@ -122,13 +123,20 @@ def _maps(adaptation: Adaptation) -> list[tuple[str, Markup]]:
 
 
 def _candidates(adaptation: Adaptation) -> dict[str, Any]:
-    """What was tried: a plot of those with a predicted score, a table of what validators said, and those that fell out."""
+    """What was tried: a plot of those with a predicted score, a table of what validators said, and those that fell out. The best first."""
     kept = [row for row in adaptation.candidates if not row["note"]]
-    scored = [row for row in kept if row["score"] is not None]
+    better_low = adaptation.metric in words.LOWER_IS_BETTER
+    scored = sorted((row for row in kept if row["score"] is not None), key=lambda row: row["score"], reverse=not better_low)
+    drawn = [
+        row
+        for place, row in enumerate(scored)
+        if place < CANDIDATES_DRAWN or row["method"] == SOURCE_ONLY_METHOD or _is_chosen(row, adaptation)
+    ]
     return {
-        "plot": plots.interval_rows([_candidate_mark(row, adaptation) for row in scored]) if scored else "",
+        "plot": plots.interval_rows([_candidate_mark(row, adaptation) for row in drawn]) if drawn else "",
+        "undrawn": len(scored) - len(drawn),
         "validators": list(dict.fromkeys(name for row in kept for name in row["validators"])),
-        "rows": [{**row, "chosen": _is_chosen(row, adaptation)} for row in kept],
+        "rows": [{**row, "chosen": _is_chosen(row, adaptation)} for row in [*scored, *(row for row in kept if row["score"] is None)]],
         "out": [row for row in adaptation.candidates if row["note"]],
     }
 

@@ -60,19 +60,13 @@ def _front_matter(result: Result, adaptation: Adaptation | None) -> str:
     if tag:
         lines.append(f"pipeline_tag: {tag}")
     lines += ["tags:", "- graft", "- transfer-learning", "metrics:", f"- {quote(result.metric)}"]
-    name, metric, score = _measured(result, adaptation)
-    if score is not None:
+    # The score of `result` is none of an adapted model, and what is told of that one no held-out labels have shown.
+    if adaptation is None or adaptation.outcome != sentences.ADAPTED:
+        name = result.data or "model"
         lines += ["model-index:", f"- name: {quote(name)}", "  results:", "  - task:", f"      type: {tag or result.task}"]
         lines += ["    dataset:", f"      name: {quote(name)}", f"      type: {quote(name)}", "    metrics:"]
-        lines += [f"    - type: {quote(metric)}", f"      value: {score:.6g}"]
+        lines += [f"    - type: {quote(result.metric)}", f"      value: {result.score:.6g}"]
     return "\n".join([*lines, "---", ""])
-
-
-def _measured(result: Result, adaptation: Adaptation | None) -> tuple[str, str, float | None]:
-    """(data, metric, score) of the model that is handed over: what labels have shown, never an estimate; None where none have."""
-    if adaptation is None or adaptation.outcome != sentences.ADAPTED:
-        return result.data or "model", result.metric, result.score
-    return adaptation.target or "model", adaptation.metric, adaptation.checked["score"] if adaptation.checked else None
 
 
 def _code(text: object) -> str:
@@ -86,18 +80,23 @@ def _cell(text: object) -> str:
 
 def _adapted(adaptation: Adaptation) -> list[str]:
     """From what domain to what, how it was chosen, what to expect, and what labels it rests on."""
-    checked = sentences.checked_sentence(adaptation)
+    checked = adaptation.checked
     about = words.items(adaptation.n_target, adaptation.modality)
     tried = words.plural(len(adaptation.candidates), "candidate")
-    chosen = f": it was chosen among {tried} by what they say about {about} without labels" if adaptation.candidates else ""
+    chosen = f": it was chosen among {tried} by what they say about {about} of the target" if adaptation.candidates else ""
+    read = (
+        f"No label of the target was read for it but those given for {words.items(checked['n'], adaptation.modality)}"
+        if checked
+        else ("No label of the target was read for it")
+    )
     return [
         "## Adapted to another domain",
         "",
-        f"{_cell(sentences.outcome_sentence(adaptation))} No label of the target was read for it{chosen}.",
+        f"{_cell(sentences.outcome_sentence(adaptation))} {read}{chosen}.",
         "",
         f"**{_cell(sentences.estimate_sentence(adaptation))}**",
         "",
-        *([_cell(checked) + " These labels were read after the choice and took no part in it.", ""] if checked else []),
+        *([f"{_cell(sentences.checked_sentence(adaptation))} The choice could see these labels.", ""] if checked else []),
         *(f"- {reason['speaks']}: {_cell(reason['words'])}" for reason in adaptation.reasons),
         *([""] if adaptation.reasons else []),
         "What follows is about the source-only model, on the source.",

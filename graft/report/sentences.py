@@ -51,7 +51,7 @@ def estimate_sentence(adaptation: Adaptation) -> str:
 
 
 def checked_sentence(adaptation: Adaptation) -> str:
-    """What labels of the target said once all was chosen; "" where none were given."""
+    """What the labels say that were given for some of the target; "" where none were."""
     seen = adaptation.checked
     if not seen:
         return ""
