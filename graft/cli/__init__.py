@@ -14,6 +14,7 @@ import typer
 
 from graft import processes
 from graft.budget import budget_seconds
+from graft.cli.adapt import adapt
 from graft.cli.catalogue import backbone_rows, list_backbones
 from graft.cli.compare import compare
 from graft.cli.options import Backbones, Data, Group, Image, Label, Seed, Split, TaskName, Text, load_labelled
@@ -228,6 +229,8 @@ def predict(
 
 
 app.command()(compare)
+
+app.command()(adapt)
 
 
 @app.command("list")

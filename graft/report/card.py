@@ -4,8 +4,8 @@ import json
 import re
 from typing import Any
 
-from graft.records import Result
-from graft.report import words
+from graft.records import Adaptation, Result
+from graft.report import sentences, words
 
 PIPELINE_TAGS = {
     ("image", "classification"): "image-classification",
@@ -18,9 +18,12 @@ PIPELINE_TAGS = {
 }
 
 
-def model_card(result: Result) -> str:
-    """Markdown: what the model is, what it scored and against what, on which data, how to load it."""
-    return _front_matter(result) + _body(result)
+def model_card(result: Result, adaptation: Adaptation | None = None) -> str:
+    """Markdown: what the model is, what it scored and against what, on which data, how to load it.
+
+    adaptation: what became of the model of `result` on another domain; the card is then of the model that it handed over.
+    """
+    return _front_matter(result, adaptation) + _body(result, adaptation)
 
 
 def hub_name(backbone: str) -> str | None:
@@ -40,7 +43,7 @@ def _chosen_weights(result: Result) -> dict[str, Any]:
     return next((row for row in result.weights if row.get("backbone") == result.backbone), {})
 
 
-def _front_matter(result: Result) -> str:
+def _front_matter(result: Result, adaptation: Adaptation | None) -> str:
     # Every value is written as a JSON string, which YAML reads as it stands, whatever a data set or a class is called.
     quote = json.dumps
     licence = _chosen_weights(result).get("licence") or ""
@@ -57,11 +60,13 @@ def _front_matter(result: Result) -> str:
     if tag:
         lines.append(f"pipeline_tag: {tag}")
     lines += ["tags:", "- graft", "- transfer-learning", "metrics:", f"- {quote(result.metric)}"]
-    name = result.data or "model"
-    lines += ["model-index:", f"- name: {quote(name)}", "  results:", "  - task:", f"      type: {tag or result.task}"]
-    lines += ["    dataset:", f"      name: {quote(name)}", f"      type: {quote(name)}", "    metrics:"]
-    lines += [f"    - type: {quote(result.metric)}", f"      value: {result.score:.6g}", "---", ""]
-    return "\n".join(lines)
+    # The score of `result` is none of an adapted model, and what is told of that one no held-out labels have shown.
+    if adaptation is None or adaptation.outcome != sentences.ADAPTED:
+        name = result.data or "model"
+        lines += ["model-index:", f"- name: {quote(name)}", "  results:", "  - task:", f"      type: {tag or result.task}"]
+        lines += ["    dataset:", f"      name: {quote(name)}", f"      type: {quote(name)}", "    metrics:"]
+        lines += [f"    - type: {quote(result.metric)}", f"      value: {result.score:.6g}"]
+    return "\n".join([*lines, "---", ""])
 
 
 def _code(text: object) -> str:
@@ -73,7 +78,33 @@ def _cell(text: object) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
-def _body(result: Result) -> str:
+def _adapted(adaptation: Adaptation) -> list[str]:
+    """From what domain to what, how it was chosen, what to expect, and what labels it rests on."""
+    checked = adaptation.checked
+    about = words.items(adaptation.n_target, adaptation.modality)
+    tried = words.plural(len(adaptation.candidates), "candidate")
+    chosen = f": it was chosen among {tried} by what they say about {about} of the target" if adaptation.candidates else ""
+    read = (
+        f"No label of the target was read for it but those given for {words.items(checked['n'], adaptation.modality)}"
+        if checked
+        else ("No label of the target was read for it")
+    )
+    return [
+        "## Adapted to another domain",
+        "",
+        f"{_cell(sentences.outcome_sentence(adaptation))} {read}{chosen}.",
+        "",
+        f"**{_cell(sentences.estimate_sentence(adaptation))}**",
+        "",
+        *([f"{_cell(sentences.checked_sentence(adaptation))} The choice could see these labels.", ""] if checked else []),
+        *(f"- {reason['speaks']}: {_cell(reason['words'])}" for reason in adaptation.reasons),
+        *([""] if adaptation.reasons else []),
+        "What follows is about the source-only model, on the source.",
+        "",
+    ]
+
+
+def _body(result: Result, adaptation: Adaptation | None) -> str:
     weights = _chosen_weights(result)
     verdict = result.verdict
     meaning = words.strategy_meaning(result.strategy)
@@ -83,6 +114,7 @@ def _body(result: Result) -> str:
         f"A model for {_cell(result.task)} of {words.items_name(result.modality)}, made with graft from {_code(result.backbone)} by "
         f"{_code(result.strategy)}{f' ({meaning})' if meaning else ''}.",
         "",
+        *(_adapted(adaptation) if adaptation else []),
         "## Did transfer help?",
         "",
         f"**{verdict['outcome'].capitalize()}.** The difference to the better control, {_cell(verdict['against'])}, is "
@@ -91,7 +123,7 @@ def _body(result: Result) -> str:
         "",
         f"| | {words.metric_name(result.metric)} | 95 % interval |",
         "|---|---|---|",
-        f"| this model | {words.number(result.score)} | {words.span(result.interval)} |",
+        f"| {'the source-only model' if adaptation else 'this model'} | {words.number(result.score)} | {words.span(result.interval)} |",
         *(
             f"| {_cell(name)} (control) | {words.number(control['score'])} | {words.span(control['interval'])} |"
             for name, control in result.controls.items()

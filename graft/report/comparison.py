@@ -2,20 +2,15 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from graft.files import replacing
 from graft.report import plan_chart, plots, words
-from graft.report.page import template
+from graft.report.page import template, write_page
 
 
 def write_comparison(numbers: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write the page. numbers: as `comparison.json` holds them. path: of the HTML file; its folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write(render(numbers))
+    """Write the page. numbers: as `comparison.json` holds them. path: as `write_page` takes it."""
+    write_page(render(numbers), path)
 
 
 def render(numbers: Mapping[str, Any]) -> str:

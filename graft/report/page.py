@@ -37,15 +37,20 @@ def write_report(
 ) -> None:
     """Write the page of a study.
 
-    path: of the HTML file; its folder is made. It appears whole or not at all.
+    path: as `write_page` takes it.
     mistakes: the worst first; the first 12 are shown.
     fold_scores: name -> one score a fold, drawn behind the intervals. The name is "transfer" for the chosen model, else a
     control's.
     """
+    write_page(render(result, mistakes, fold_scores or {}), path)
+
+
+def write_page(html: str, path: str | os.PathLike[str]) -> None:
+    """Write a page of this room. path: of the HTML file; its folder is made. It appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        file.write(render(result, mistakes, fold_scores or {}))
+        file.write(html)
 
 
 def render(result: Result, mistakes: Sequence[Mistake], fold_scores: Mapping[str, Sequence[float]]) -> str:
@@ -74,8 +79,8 @@ def render(result: Result, mistakes: Sequence[Mistake], fold_scores: Mapping[str
         matrix=_matrix(result),
         pairs=_pairs(result),
         per_class=sorted(result.per_class, key=lambda row: row["f1"]),
-        mistakes=[_mistake(mistake) for mistake in mistakes[:MISTAKES_SHOWN]],
-        findings=[_finding(finding) for finding in sorted(result.findings, key=lambda f: list(SEVERITIES).index(f["severity"]))],
+        mistakes=[shown(mistake) for mistake in mistakes[:MISTAKES_SHOWN]],
+        findings=told(result.findings),
     )
 
 
@@ -200,7 +205,8 @@ def _pairs(result: Result) -> list[dict[str, Any]]:
     return sorted(pairs, key=lambda pair: (-pair["n"], -pair["share"]))[:PAIRS_SHOWN]
 
 
-def _mistake(mistake: Mistake) -> dict[str, Any]:
+def shown(mistake: Mistake) -> dict[str, Any]:
+    """An item as a card of the page shows it: Mistake's fields, the text shortened, the image as `thumbnail`, a data: address."""
     return {
         "id": mistake.id,
         "true": mistake.true,
@@ -220,12 +226,16 @@ def _thumbnail(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _finding(finding: Mapping[str, Any]) -> dict[str, Any]:
-    names = list(finding["items"])
-    return {
-        "severity": finding["severity"],
-        "tag": SEVERITIES[finding["severity"]],
-        "message": finding["message"],
-        "names": names[:NAMES_SHOWN],
-        "more": max(0, len(names) - NAMES_SHOWN),
-    }
+def told(findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Findings as `findings.html` lists them: the gravest first, each with the first 12 of its items' names."""
+    rows = sorted(findings, key=lambda finding: list(SEVERITIES).index(finding["severity"]))
+    return [
+        {
+            "severity": row["severity"],
+            "tag": SEVERITIES[row["severity"]],
+            "message": row["message"],
+            "names": list(row["items"])[:NAMES_SHOWN],
+            "more": max(0, len(row["items"]) - NAMES_SHOWN),
+        }
+        for row in rows
+    ]

@@ -29,7 +29,7 @@ class Mark:
 
     label: what was scored. series: number of its colour and shape, 0 = the chosen model; None = grey, neither chosen nor a
     control. note: small text below the label.
-    aside: small text at the right, e.g. seconds. points: scores of single folds, drawn as thin ticks.
+    aside: small text at the right, e.g. seconds. points: scores of single folds, drawn as thin ticks. level: of the interval, in words.
     """
 
     label: str
@@ -39,6 +39,7 @@ class Mark:
     note: str = ""
     aside: str = ""
     points: tuple[float, ...] = ()
+    level: str = "95 %"
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,9 @@ def key(series: int) -> Markup:
     return tag("svg", _at("50%", "50%", _shape(series)), class_=f"key {_colour(series)}", aria_hidden="true")
 
 
-def interval_rows(marks: Sequence[Mark]) -> Markup:
-    """One row a mark: label, point with its 95 % interval on a common axis, number."""
-    scale = Scale([value for mark in marks for value in (mark.value, *mark.interval, *mark.points)])
+def interval_rows(marks: Sequence[Mark], also: Sequence[float] = ()) -> Markup:
+    """One row a mark: label, point with its interval on a common axis, number. also: values that the axis must reach."""
+    scale = Scale([*also, *(value for mark in marks for value in (mark.value, *mark.interval, *mark.points))])
     stops = ticks(scale.low, scale.high)
     grid = [_line(scale.percent(stop), "0", scale.percent(stop), "100%", "grid") for stop in stops]
     rows = []
@@ -136,7 +137,7 @@ def interval_rows(marks: Sequence[Mark]) -> Markup:
             ]
         if math.isfinite(mark.value):
             drawn.append(_at(scale.percent(mark.value), "50%", _shape(mark.series)))
-        spoken = f"{mark.label}: {number(mark.value)}, 95 % interval {span(mark.interval)}"
+        spoken = f"{mark.label}: {number(mark.value)}, {mark.level} interval {span(mark.interval)}"
         label = tag("div", tag("b", breakable(mark.label)), *([tag("small", breakable(mark.note))] if mark.note else []), class_="label")
         value = tag(
             "div",
@@ -160,8 +161,10 @@ def interval_rows(marks: Sequence[Mark]) -> Markup:
     return tag("div", *rows, class_="rows")
 
 
-def difference(effect: float, interval: tuple[float, float]) -> Markup:
-    """The effect with its interval beside the line of no difference."""
+def difference(
+    effect: float, interval: tuple[float, float], sides: tuple[str, str] = ("control", "transfer"), level: str = "95 %"
+) -> Markup:
+    """The effect with its interval beside the line of no difference. sides: who is better left of it, and right. level: of the interval."""
     scale = Scale([0.0, effect, *interval], room=0.18)
     stops = ticks(scale.low, scale.high)
     zero = scale.percent(0.0)
@@ -171,14 +174,18 @@ def difference(effect: float, interval: tuple[float, float]) -> Markup:
         for stop, text in zip(stops, tick_text(stops, sign=True), strict=True)
     ]
     drawn += [_line(zero, "22", zero, "70", "zero")]
-    drawn += [tag("text", "← control better", x="0", y="12"), tag("text", "transfer better →", x="100%", y="12", class_="end")]
+    drawn += [tag("text", f"← {sides[0]} better", x="0", y="12"), tag("text", f"{sides[1]} better →", x="100%", y="12", class_="end")]
     if all(math.isfinite(end) for end in interval):
         low, high = (scale.percent(end) for end in interval)
         drawn += [_line(low, "48", high, "48", "range thick"), _line(low, "39", low, "57", "range"), _line(high, "39", high, "57", "range")]
     if math.isfinite(effect):
         drawn.append(_at(scale.percent(effect), "48", tag("path", d=SHAPES[0], class_="dot", transform="scale(1.5)")))
     return tag(
-        "svg", *drawn, class_="difference", role="img", aria_label=f"difference {signed(effect)}, 95 % interval {span(interval, sign=True)}"
+        "svg",
+        *drawn,
+        class_="difference",
+        role="img",
+        aria_label=f"difference {signed(effect)}, {level} interval {span(interval, sign=True)}",
     )
 
 

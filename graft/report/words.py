@@ -99,6 +99,11 @@ def number(value: float | None) -> str:
     return text.replace("-", "−")
 
 
+def share(value: float | None) -> str:
+    """A part of a whole, in percent: "12.5 %"; an en dash for what was not measured."""
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+
+
 def signed(value: float | None) -> str:
     """As `number`, with its sign shown."""
     text = number(value)

@@ -1,0 +1,130 @@
+"""The command `graft adapt`: what of its flags reaches the library, and what it prints. The library behind it is a stand-in."""
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from adaptation_samples import images_adaptation, regression_adaptation, texts_adaptation
+
+import graft
+from graft import cli
+
+MAIL = "text,label,shop\n" + "".join(
+    f"mail number {n} of many,{'spam' if n % 2 else 'ham'},{'north' if n % 3 else 'south'}\n" for n in range(12)
+)
+CHAT = "text,label,extra\n" + "".join(f"chat number {n} of many,secret,1\n" for n in range(5))
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "mail.csv").write_text(MAIL)
+    (tmp_path / "chat.csv").write_text(CHAT)
+    return tmp_path / "mail.csv", tmp_path / "chat.csv"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What a stand-in for `graft.adapt.adapt_run` was called with; it gives back what `answer` holds."""
+    calls = []
+    module = ModuleType("graft.adapt")
+
+    def adapt_run(source, target, **settings):
+        calls.append((source, target, settings))
+        return module.answer
+
+    module.answer, module.adapt_run = texts_adaptation(), adapt_run
+    monkeypatch.setitem(sys.modules, "graft.adapt", module)
+    monkeypatch.setattr(graft, "adapt", module, raising=False)
+    return calls, module
+
+
+def command(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["graft", "adapt", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    return exit_.value.code or 0, *capsys.readouterr()
+
+
+def test_every_flag_reaches_the_library(files, asked, monkeypatch, capsys):
+    flags = [
+        "--label",
+        "label",
+        "--text",
+        "text",
+        "--domain",
+        "shop",
+        "--backbone",
+        "tiny:text",
+        "--strategy",
+        "lp_ft",
+        "--method",
+        "coral",
+    ]
+    flags += ["--method", "saerens", "--target-labels", "few.csv", "--unknown", "0.5", "--budget", "2m", "--seed", "3"]
+    given = [files[0], "--target", files[1], "--out", "runs/x", *flags]
+    assert command(monkeypatch, capsys, *given)[0] == 0
+    ((source, target, settings),) = asked[0]
+    assert settings.pop("progress") is not None
+    assert settings.pop("domains").tolist() == ["north" if n % 3 else "south" for n in range(12)]
+    assert settings == {
+        "out": Path("runs/x"),
+        "backbone": "tiny:text",
+        "strategy": "lp_ft",
+        "methods": ["coral", "saerens"],
+        "target_labels": Path("few.csv"),
+        "unknown": 0.5,
+        "budget": 120.0,
+        "seed": 3,
+        "command": shlex.join(["graft", "adapt", *map(str, given)]),
+    }
+    assert (len(source), source.classes, source.group) == (12, ("ham", "spam"), None)
+    assert (len(target), target.target, next(iter(target.items))) == (5, None, "chat number 0 of many")
+
+
+def test_what_is_not_chosen_is_left_to_the_library(files, asked, monkeypatch, capsys):
+    command(monkeypatch, capsys, files[0], "--target", files[1], "--out", "r")
+    settings = asked[0][0][2]
+    wanted = {"domains": None, "backbone": None, "methods": None, "target_labels": None, "unknown": 0.0, "budget": None, "seed": 0}
+    assert {name: settings[name] for name in wanted} == wanted and settings["strategy"] == "feature_extraction"
+
+
+def test_no_label_of_the_target_is_handed_on(files, asked, monkeypatch, capsys):
+    command(monkeypatch, capsys, files[0], "--target", files[1], "--out", "r")
+    target = asked[0][0][1]
+    assert list(target.columns) == ["text"] and "secret" not in "".join(target.items)
+
+
+def test_a_target_of_a_table_of_numbers_has_the_columns_of_the_source(asked, monkeypatch, capsys, tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "size,kind,label\n" + "".join(f"{n}.5,{'a' if n % 2 else 'b'},{'x' if n % 2 else 'y'}\n" for n in range(12))
+    )
+    (tmp_path / "b.csv").write_text("size,label\n1.5,x\n")
+    code, _, err = command(monkeypatch, capsys, tmp_path / "a.csv", "--target", tmp_path / "b.csv", "--out", "r")
+    assert code == 2 and "lacks columns" in err and "kind" in err and not asked[0]
+
+
+def test_the_answer_the_reasons_and_the_candidates_are_printed(files, asked, monkeypatch, capsys):
+    asked[1].answer = images_adaptation()
+    _, out, _ = command(monkeypatch, capsys, files[0], "--target", files[1], "--out", "runs/x")
+    said = " ".join(out.split())
+    assert "Adapted from office/{amazon,dslr,webcam} to office/caltech with coral (strength 0.5)." in said
+    assert "Expected accuracy on the target: 0.742" in said and "Checked on 200 images" in said
+    assert "held-out source −0.012 against A little is lost on held-out items of the source." in said
+    assert "coral (strength 0.5) 0.742 0.701 to 0.783 1.4" in said
+    assert said.count("pseudo_labels") == 1 and "pseudo_labels (rounds 3) fell out: the class spam vanished in round 2" in said
+    assert "note: 12 texts are in both domains." in said and str(Path("runs/x/report.html")) in out
+
+
+def test_a_regression_prints_no_score_that_nobody_knows(files, asked, monkeypatch, capsys):
+    asked[1].answer = replace(regression_adaptation(), reasons=[])
+    _, out, _ = command(monkeypatch, capsys, files[0], "--target", files[1], "--out", "r")
+    said = " ".join(out.split())
+    assert "nothing honest can be said" in said and "importance_weights (clip 5) – no interval 1.0" in said and "evidence" not in said
+
+
+def test_a_wrong_budget_is_told_before_any_data_is_read(asked, monkeypatch, capsys):
+    code, _, err = command(monkeypatch, capsys, "nowhere.csv", "--target", "nowhere.csv", "--out", "r", "--budget", "ten")
+    assert code == 2 and err.startswith("graft: budget 'ten': expected")
