@@ -20,7 +20,7 @@ from graft.features import Progress, Shelf, States, device_of, extract, one_ahea
 from graft.losses import Seen
 from graft.memory import keep_freed
 from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
-from graft.train import augment, mixing, shared
+from graft.train import augment, learning, mixing, shared
 from graft.train.added import made
 from graft.train.checkpoint import Checkpoint, Checkpoints, digest_of, events_of, load_optimiser
 from graft.train.ends import Best, Ending, Reached, Weights
@@ -39,9 +39,6 @@ class Lessons(NamedTuple):
     items: Sequence[Any]
     y: np.ndarray
     validation: Labelled | None = None
-
-
-_WEIGHT_DECAY = 0.01  # AdamW's default in PyTorch
 
 
 @dataclass
@@ -86,8 +83,8 @@ class Run:
             self.backbone.reset(self.seed)
         if not self.plan.phases:
             return
-        learning = [any(phase.lr[group] for phase in self.plan.phases) for group in range(self.backbone.depth)]
-        stages = [stage for stage, learns in zip(self.backbone.stages, learning, strict=True) if learns]
+        ever = [any(phase.lr[group] for phase in self.plan.phases) for group in range(self.backbone.depth)]
+        stages = [stage for stage, learns in zip(self.backbone.stages, ever, strict=True) if learns]
         take_out = inlays.set_in(stages, self.plan, self.seed)
         # They stay with the keeper where it serves others that start from the same weights.
         opened = self.private if self.states is None else []
@@ -142,7 +139,7 @@ class Run:
         self.changing.load_state_dict(self.kept)
 
     def phase(self, number: int, phase: Phase, feed: Feed, judged: Feed | None, truth: np.ndarray | None) -> Generator[Epoch, None, None]:
-        learns = self.learns(phase)
+        learns = learning.learns(self.backbone, self.plan, phase)
         boundary = learns.index(True) if any(learns) else self.backbone.depth
         self.backbone.eval()
         self.place(feed, boundary, self.views(boundary))
@@ -152,7 +149,8 @@ class Run:
         begun_from = self.kept
         if judged and self.best is None:
             self.best = self.score(judged, truth)
-        optimiser = self.optimiser(phase, learns)
+        self.training_mode(phase, learns)
+        optimiser = learning.optimiser(self.backbone, self.head, self.added, phase)
         batches = len(self.batches(feed, number))
         schedule = self.scheduler(optimiser, phase.epochs * math.ceil(batches / self.recipe.accumulate))
         self.average = Average(self.changing, self.recipe.averaging) if self.recipe.averaging else None
@@ -238,11 +236,11 @@ class Run:
                 (loss * (masses[place] / sum(masses[first : first + k]))).backward()
                 if place + 1 == min(first + k, len(turns)):
                     # Not all that ever changes: what earlier phases trained still has its last gradient.
-                    learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-                    shared.add_gradients(learning)
-                    self.pull(phase, learns)
+                    moved = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+                    shared.add_gradients(moved)
+                    learning.pull(self.backbone, self.start, phase, learns)
                     if self.recipe.clip_norm is not None:
-                        nn.utils.clip_grad_norm_(learning, self.recipe.clip_norm)
+                        nn.utils.clip_grad_norm_(moved, self.recipe.clip_norm)
                     optimiser.step()
                     schedule.step()
                     if self.average:
@@ -293,7 +291,7 @@ class Run:
         self.bf16, self.events = self.saved["bf16"], events_of(self.saved)
         self.best = self.saved["best"] and Reached(*self.saved["best"])
         for number, phase in enumerate(self.plan.phases[: self.saved["phase"]]):
-            learns = self.learns(phase)
+            learns = learning.learns(self.backbone, self.plan, phase)
             boundary = learns.index(True) if any(learns) else self.backbone.depth
             # Others who keep states with this run find what they would have found.
             if self.states and boundary <= self.untouched and boundary < self.backbone.depth:
@@ -325,9 +323,8 @@ class Run:
                 feed.fill(turn[1:] for turn in self.turns(number, epoch, feed))
                 fill_judged()
 
-    def learns(self, phase: Phase) -> list[bool]:
-        """Whether each layer group does in this phase."""
-        return [rate > 0 and bool(inlays.learners(stage, self.plan)) for rate, stage in zip(phase.lr, self.backbone.stages, strict=True)]
+    def training_mode(self, phase: Phase, learns: list[bool]) -> None:
+        learning.training_mode(self.backbone, self.head, self.plan, self.recipe, phase, learns)
 
     def views(self, boundary: int) -> bool:
         """Whether items are seen in random views in a phase with this boundary."""
@@ -396,40 +393,6 @@ class Run:
             if self.recipe.items_per_epoch is None
             else batches[: max(1, round(self.recipe.items_per_epoch / self.recipe.batch_size))]
         )
-
-    def training_mode(self, phase: Phase, learns: list[bool]) -> None:
-        """What learns is in training mode and has gradients; what is frozen has neither."""
-        self.backbone.set_trainable(learns)
-        for stage, trained in zip(self.backbone.stages, learns, strict=True):
-            if trained:
-                inlays.train_only(stage, self.plan)
-                # A head solved on features, and weights that few items move, are at home with the statistics they came with.
-                if self.recipe.batch_norm == "moving" and not self.plan.reset and not self.plan.stochnorm:
-                    inlays.hold_statistics(stage)
-        self.head.train(phase.head_lr > 0)
-        self.head.requires_grad_(phase.head_lr > 0)
-
-    def optimiser(self, phase: Phase, learns: list[bool]) -> torch.optim.Optimizer:
-        """AdamW with the phase's rates on what learns."""
-        self.training_mode(phase, learns)
-        rated = [(group, rate, phase.anchor == 0) for group, rate in zip(self.backbone.groups(), phase.lr, strict=True)]
-        rated += [(list(self.head.parameters()), phase.head_lr, True), (list(self.added.parameters()), max(phase.lr), True)]
-        groups = []
-        for parameters, rate, decays in rated:
-            # The anchor takes the place of weight decay; biases and norms are never decayed.
-            matrices = [parameter for parameter in parameters if parameter.requires_grad and parameter.ndim > 1 and decays]
-            rest = [parameter for parameter in parameters if parameter.requires_grad and not (parameter.ndim > 1 and decays)]
-            groups.append({"params": matrices, "lr": rate, "weight_decay": _WEIGHT_DECAY})
-            groups.append({"params": rest, "lr": rate, "weight_decay": 0.0})
-        return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
-
-    def pull(self, phase: Phase, learns: list[bool]) -> None:
-        """Add the gradient of anchor / 2 * |w - w_start|^2."""
-        if phase.anchor:
-            for group, trained in zip(self.backbone.groups(), learns, strict=True):
-                for parameter in group if trained else ():
-                    if parameter.grad is not None:
-                        parameter.grad.add_(parameter.detach() - self.start[parameter], alpha=phase.anchor)
 
     def score(self, feed: Feed, y: Any) -> Reached:
         """The metric on the validation part, and the loss; what is no number counts as worst."""
