@@ -39,7 +39,7 @@ def adapt_trained(
     if not any(True for _ in before.parameters()):
         raise GraftError(
             f"adapt_trained: {before.name} has no layers that learn, expected a network: what it reads are features already. "
-            "Use a method on features (graft list shifts), or give the items themselves and a backbone for them."
+            "Use a method on features (graft.shift), or give the items themselves and a backbone for them."
         )
     if model.plan_.tap != "pooled":
         raise GraftError(
