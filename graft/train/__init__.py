@@ -17,7 +17,8 @@ from graft.records import Epoch, Note, Plan, Recipe, Task
 from graft.train.check import checked_loss
 from graft.train.checkpoint import Checkpoints
 from graft.train.finder import find_rate, highest, scaled
-from graft.train.loop import Labelled, Lessons, Metric, Run
+from graft.train.judging import Metric
+from graft.train.loop import Labelled, Lessons, Run
 from graft.train.tasks import decode
 from graft.train.trial import measured
 

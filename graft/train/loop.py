@@ -26,12 +26,12 @@ from graft.train.added import made
 from graft.train.checkpoint import Checkpoint, Checkpoints, digest_of, events_of, load_optimiser
 from graft.train.ends import Best, Ending, Reached, Weights
 from graft.train.feed import Feed, Ready, Turn
+from graft.train.judging import Metric, over, reached
 from graft.train.others import Others, Reading, Round
 from graft.train.pace import Average, scheduler
 from graft.train.precision import computes_in_bf16
-from graft.train.tasks import Loss, balanced, decode, encoded, mass, task_loss
+from graft.train.tasks import Loss, balanced, encoded, mass
 
-Metric = Callable[[np.ndarray, np.ndarray], float]
 Labelled = tuple[Sequence[Any], np.ndarray]
 
 
@@ -203,13 +203,13 @@ class Run:
                     f"The highest rate was {max(*phase.lr, phase.head_lr):g}: try a tenth of it."
                 )
             with self.average.in_place() if self.average else nullcontext():
-                reached = self.score(judged, truth) if judged else None
-                if reached is None or self.best is None or reached > self.best:
-                    self.best, waited = reached, 0
+                judgement = self.score(judged, truth) if judged else None
+                if judgement is None or self.best is None or judgement > self.best:
+                    self.best, waited = judgement, 0
                     self.keep()
                 else:
                     waited += 1
-            self.events.append(Epoch(number, epoch, loss, reached.score if reached else None, time.perf_counter() - begun))
+            self.events.append(Epoch(number, epoch, loss, judgement.score if judgement else None, time.perf_counter() - begun))
             if self.checkpoint and self.checkpoint.due():
                 place = {"phase": number, "epoch": epoch, "waited": waited, "begun_from": begun_from if self.bf16 else None}
                 average = [self.average.steps, self.average.values] if self.average else None
@@ -288,8 +288,8 @@ class Run:
         if not (self.others and self.others.looked):
             nothing = torch.empty(0, width, device=self.device)
             return nothing, self.head(nothing)
-        said = self.over(self.others.looked, lambda features: torch.cat([features, self.head(features)], 1)).to(self.device)
-        return said[:, :width], said[:, width:]
+        both = over(self.backbone, self.head, self.others.looked, self.bf16, lambda rows: torch.cat([rows, self.head(rows)], 1))
+        return both[:, :width].to(self.device), both[:, width:].to(self.device)
 
     def asked(self) -> bool:
         """Whether the user asked for an end: the first process's word, so that all end at the same batch."""
@@ -464,28 +464,9 @@ class Run:
             else batches[: max(1, round(self.recipe.items_per_epoch / self.recipe.batch_size))]
         )
 
-    def over(self, feed: Feed, what: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """What is made of the features of all items of a feed, in the view that is judged. what: (k, d) -> (k, ...), float32."""
-        self.backbone.eval()
-        self.head.eval()
-        batches = feed.batches(None)
-        mine, parts = processes.share(batches), []
-        with torch.no_grad():
-            for batch, ready in zip(mine, one_ahead(lambda batch: feed.prepare(batch, None), mine), strict=True):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                    features = self.backbone(feed.state(batch, None, ready), start=feed.boundary)
-                parts.append(what(features.float()).cpu())
-        # In the order of the batches, whoever scored them.
-        everyone = processes.gathered(parts)
-        parts = [everyone[place % len(everyone)][place // len(everyone)] for place in range(len(batches))]
-        return torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(batches)))]
-
     def score(self, feed: Feed, y: Any) -> Reached:
-        """The metric on the validation part, and the loss; what is no number counts as worst."""
-        logits = self.over(feed, self.head)
-        minus_loss = -task_loss(self.task, None)(logits, encoded(y, self.task)).item()
-        score = self.metric(y, decode(logits, self.task)) if self.metric else minus_loss
-        return Reached(*(-math.inf if math.isnan(value) else float(value) for value in (score, minus_loss)))
+        """The metric on the validation part, and the loss."""
+        return reached(over(self.backbone, self.head, feed, self.bf16, self.head), y, self.task, self.metric)
 
     def judge(self, feed: Feed, truth: np.ndarray) -> Callable[[Weights], float]:
         """What scores weights on the validation part, when all phases are played."""
