@@ -22,8 +22,8 @@ class Phase:
     anchor: float = 0.0
 
 
-Only = Literal["all", "biases"]
-ONLY: tuple[Only, ...] = ("all", "biases")
+Only = Literal["all", "biases", "norms"]
+ONLY: tuple[Only, ...] = ("all", "biases", "norms")
 LoraOn = Literal["all", "attention", "convolutions"]
 LORA_ON: tuple[LoraOn, ...] = ("all", "attention", "convolutions")
 End = Literal["keep", "interpolate", "soup"]
@@ -37,14 +37,16 @@ class Plan:
     reset: start from random weights. lora_rank: rank of the low-rank updates trained instead of the weights, 0 = none.
     lora_on: the layers that get one: "all", those of "attention", or "convolutions".
     adapter_width: of the bottlenecks trained instead of the weights, 0 = none. only: which parameters of a layer group that learns
-    do, "all" or "biases". stochnorm: chance that a channel of batch normalisation uses the batch's own statistics, 0 = plain.
-    At most one of lora_rank, adapter_width, stochnorm and "biases".
+    do: "all", "biases", or "norms", the scales and shifts of normalisation layers. stochnorm: chance that a channel of batch
+    normalisation uses the batch's own statistics, 0 = plain. At most one of lora_rank, adapter_width, stochnorm and such a part.
     end: "keep", the weights that the phases come to; "interpolate", a mean of them and of those that the first phase in which a
     layer group learns began with; "soup", each such phase begins with those, and the ends of all are averaged.
     tap: what a head without phases reads: "pooled", the backbone's features, "late", the averaged output of each stage in the
     later half, or "stages", of every stage.
     views: of each image that it reads, the one that is judged and random ones; 1 where there are phases.
     losses: what is added to the task's loss in every phase: (name, strength) of members of `graft.losses.LOSSES`.
+    supervised: whether labels are learned from. False: the task's loss is left out, and the losses alone are learned from, on items of
+    another domain without labels; see `others` of `graft.train.train`.
     """
 
     phases: tuple[Phase, ...]
@@ -58,6 +60,7 @@ class Plan:
     stochnorm: float = 0.0
     end: End = "keep"
     losses: tuple[tuple[str, float], ...] = ()
+    supervised: bool = True
 
 
 Precision = Literal["auto", "fp32", "bf16"]

@@ -283,6 +283,10 @@ def check_plan(plan: Plan, depth: int, where: str = "plan") -> None:
     names = ", ".join(name for name, _ in plan.losses)
     if names and not plan.phases:
         problems.append(f"{where}: losses ({names}) without phases, expected one: nothing would learn from them. Leave them out.")
+    if not plan.supervised and not names:
+        problems.append(
+            f"{where}: supervised is False without losses, expected one: nothing is learned from. Name one, or learn from labels."
+        )
     if names and plan.reset:
         problems.append(f"{where}: losses ({names}) with reset, expected pretrained weights: these losses use or keep what they know.")
         problems[-1] += " Leave one of them out."
@@ -308,7 +312,7 @@ def check_plan(plan: Plan, depth: int, where: str = "plan") -> None:
 def _inlays(plan: Plan) -> list[str]:
     """What of a plan changes which parameters of a layer learn, or how the layer works; each with its value."""
     said = {"lora_rank": plan.lora_rank, "adapter_width": plan.adapter_width, "stochnorm": plan.stochnorm}
-    return [f"{name} {value}" for name, value in said.items() if value] + (["only 'biases'"] if plan.only == "biases" else [])
+    return [f"{name} {value}" for name, value in said.items() if value] + ([f"only {plan.only!r}"] if plan.only != "all" else [])
 
 
 def _misfits(plan: Plan, where: str) -> list[str]:
@@ -375,10 +379,18 @@ def remarks(plan: Plan) -> list[str]:
         said.append(f"Learns adapters of width {plan.adapter_width} and normalisation instead of the weights, merged into them at the end.")
     if plan.only == "biases":
         said.append("Of the layer groups that learn only the biases do.")
+    if plan.only == "norms":
+        said.append("Of the layer groups that learn only the scales and shifts of normalisation do.")
     if plan.stochnorm:
         said.append(f"Batch normalisation uses a batch's own statistics with chance {plan.stochnorm:g} for each channel, else moving ones.")
+    if not plan.supervised:
+        said.append("Reads no label: learns on unlabelled items of the other domain alone.")
     for name, strength in plan.losses:
-        said.append(f"Adds {strength:g} times the loss {name} to the task's own.")
+        said.append(
+            f"Adds {strength:g} times the loss {name} to the task's own."
+            if plan.supervised
+            else f"Minimises {strength:g} times the loss {name}."
+        )
     for number, phase in enumerate(plan.phases, 1):
         frozen = next((group for group, rate in enumerate(phase.lr) if rate), len(phase.lr))
         if 0 < frozen < len(phase.lr):

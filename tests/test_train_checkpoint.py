@@ -102,6 +102,24 @@ def test_what_the_recipe_asks_for_goes_on_too(options, after, checkpoints):
     assert_same(other, left)
 
 
+@pytest.mark.parametrize("after", [1, 2, 4])
+@pytest.mark.parametrize("name", ["shot", "consistency", "pseudo", "consistency_balanced"])
+@pytest.mark.parametrize(("kind", "supervised"), [("image", True), ("text", False)])
+def test_unlabelled_items_of_another_domain_go_on_too(name, kind, supervised, after, checkpoints):
+    rates = (0.0, 0.0, 1e-2, 1e-2)
+    phases = (Phase(3, rates, 1e-2), Phase(3, (0.0, 1e-2, 1e-2, 1e-2), 3e-2 * supervised))
+    plan = Plan(phases, losses=((name, 1.0),), supervised=supervised)
+    options = {"batch_size": 8, "others": make_data(kind, 21, seed=4)[0], "augment": kind == "image"}
+    whole, left = play(kind, plan, **options)
+    broken_off(after, kind, plan, checkpoints(), **options)
+    events, other = play(kind, plan, checkpoints(), **options)
+    assert numbers(events) == numbers(whole)
+    assert_same(other, left)
+    opened = checkpoints()
+    play(kind, plan, checkpoints=opened, **{**options, "others": make_data(kind, 21, seed=6)[0]})
+    assert opened.seconds == 0
+
+
 def test_epochs_that_are_told_again_are_not_played_again(checkpoints):
     whole, _ = play("text", "full")
     broken_off(2, "text", "full", checkpoints())

@@ -33,6 +33,11 @@ def set_in(stages: Sequence[nn.Module], plan: Plan, seed: int) -> Callable[[], N
             )
         stochnorm.add(batch_norms, plan.stochnorm)
         return lambda: stochnorm.remove(batch_norms)
+    elif plan.only == "norms" and not any(learners(stage, plan) for stage in stages):
+        raise GraftError(
+            "only 'norms': the layer groups that learn have no normalisation with scales and shifts, expected at least one. "
+            "Use only 'biases' or 'all', or a backbone with it, such as a ResNet or a transformer."
+        )
     elif plan.only == "biases" and not any(learners(stage, plan) for stage in stages):
         raise GraftError("bitfit: the layer groups that learn have no bias, expected at least one. Use 'lora' or 'full'.")
     return lambda: low_rank.merge(layers)
@@ -42,14 +47,14 @@ def learners(stage: nn.Module, plan: Plan) -> list[nn.Parameter]:
     """The parameters of a stage that learn once its rate is above 0, after `set_in`.
 
     Biases are parameters of one axis that are called so. With batch normalisation those are its shifts, not its scales.
-    Beside adapters the scales and shifts of normalisation layers learn, as in both papers.
+    Beside adapters the scales and shifts of normalisation layers learn, as in both papers; with "norms" they alone do, as in TENT
+    (Wang et al. 2021, arXiv:2006.10726, section 3.2.1).
     """
     if plan.lora_rank or plan.adapter_width:
         built = [module for module in stage.modules() if isinstance(module, low_rank.LowRank)]
-        norms = [module for module in stage.modules() if "norm" in type(module).__name__.lower()] if plan.adapter_width else []
-        # A parameter is listed once, as in the stage.
-        wanted = {id(parameter) for module in built + norms for parameter in module.parameters(recurse=False)}
-        return [parameter for parameter in stage.parameters() if id(parameter) in wanted]
+        return _of(stage, built + (_scaling(stage) if plan.adapter_width else []))
+    if plan.only == "norms":
+        return _of(stage, _scaling(stage))
     if plan.only == "biases":
         return [weights for name, weights in stage.named_parameters() if weights.ndim == 1 and "bias" in name.rpartition(".")[2]]
     return list(stage.parameters())
@@ -70,6 +75,17 @@ def hold_statistics(stage: nn.Module) -> None:
     for layer in _norms([stage]):
         if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
             layer.eval()
+
+
+def _scaling(stage: nn.Module) -> list[nn.Module]:
+    """Normalisation of any kind; families have classes of their own for it, which are called so."""
+    return [module for module in stage.modules() if "norm" in type(module).__name__.lower()]
+
+
+def _of(stage: nn.Module, modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """The modules' own parameters, each listed once, as in the stage."""
+    wanted = {id(parameter) for module in modules for parameter in module.parameters(recurse=False)}
+    return [parameter for parameter in stage.parameters() if id(parameter) in wanted]
 
 
 def _norms(stages: Iterable[nn.Module]) -> list[_NormBase]:

@@ -5,5 +5,23 @@ from graft.losses.bituning import BiTuning
 from graft.losses.cotuning import CoTuning
 from graft.losses.delta import Delta
 from graft.losses.norms import BatchSpectralShrinkage, HeadNorm
+from graft.losses.target_alone import ClassBalancedSelfTraining, Consistency, ConsistencyBalanced, EntropyMinimisation, Shot
 
-__all__ = ["LOSSES", "Added", "BatchSpectralShrinkage", "BiTuning", "CoTuning", "Delta", "HeadNorm", "Other", "Seen", "Source", "Start"]
+__all__ = [
+    "LOSSES",
+    "Added",
+    "BatchSpectralShrinkage",
+    "BiTuning",
+    "ClassBalancedSelfTraining",
+    "CoTuning",
+    "Consistency",
+    "ConsistencyBalanced",
+    "Delta",
+    "EntropyMinimisation",
+    "HeadNorm",
+    "Other",
+    "Seen",
+    "Shot",
+    "Source",
+    "Start",
+]

@@ -91,10 +91,13 @@ class Added(nn.Module):
     Its parameters learn at the highest rate of the phase's layer groups. Its parameters and buffers are kept and put back with the
     network's; what never changes in a run must be neither.
     needs_others: whether it can only be had where there are items of another domain. two_views: whether it wants those in a second view.
+    alone: whether it can be had in a plan that is not `supervised`. There `Seen.features`, `logits` and `states` are those of `Seen.other`,
+    and `Seen.target` is empty; `Start.items` and `target` are still of the first domain, and may be empty.
     """
 
     needs_others = False
     two_views = False
+    alone = False
 
     def __init__(self, start: Start) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """A plan as a picture: layer groups against epochs, the head on top, the darker the higher the rate. For the page, a file, a terminal.
 
-plan, everywhere in this room: {"groups": names, input side first, "phases": [{"epochs", "lr", "head_lr"}, ...], "reset": bool}, the fields
-of a Plan with the names of its layer groups, as `Result.plan` holds them.
+plan, everywhere in this room: {"groups": names, input side first, "phases": [{"epochs", "lr", "head_lr"}, ...], "reset": bool, ...},
+the fields of a Plan with the names of its layer groups, as `Result.plan` holds them.
 """
 
 import math
@@ -57,7 +57,7 @@ def caption(plan: Mapping[str, Any]) -> str:
     if not plan["phases"]:
         return "Nothing is trained by steps: the head is solved for on frozen features."
     words = "A shade is the highest rate of its phase: rates rise at a phase's beginning and fall to its end."
-    if not plan["reset"] and not any(plan["phases"][0]["lr"]):
+    if not plan["reset"] and not plan.get("losses") and not any(plan["phases"][0]["lr"]):
         words += " In the first phase only the head learns: its optimum is solved for"
         words += ", and its epochs go to the next phase." if len(plan["phases"]) > 1 else "."
     return words

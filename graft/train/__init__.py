@@ -17,7 +17,8 @@ from graft.records import Epoch, Note, Plan, Recipe, Task
 from graft.train.check import checked_loss
 from graft.train.checkpoint import Checkpoints
 from graft.train.finder import find_rate, highest, scaled
-from graft.train.loop import Labelled, Lessons, Metric, Run
+from graft.train.judging import Metric
+from graft.train.loop import Labelled, Lessons, Run
 from graft.train.tasks import decode
 from graft.train.trial import measured
 
@@ -32,6 +33,7 @@ def train(
     y: np.ndarray,
     *,
     task: Task,
+    others: Sequence[Any] = (),
     validation: Labelled | None = None,
     metric: Metric | None = None,
     recipe: Recipe = Recipe(),
@@ -44,6 +46,9 @@ def train(
 
     head: maps features (n, d) to logits (n, c), or (n, 1) for regression. items: n of the backbone's modality.
     y: encoded targets, see Dataset.target; regression targets are best standardised.
+    others: m items of another domain, without labels. Where a loss of the plan asks for them, each batch comes with as many of them, from
+    a shuffled pass without end; other plans leave them unread. A plan that is not supervised is played on them alone: an epoch is a pass
+    over them, and items and y may be empty.
     validation: (items, y) scored before the first and after every epoch. metric: (y, outputs) -> number, higher is
     better; the negative loss unless given.
     recipe: batch size, early stopping, precision and the like. states: keeps what frozen stages gave beyond this call, for others that
@@ -64,7 +69,7 @@ def train(
     plan builds in, and while training when the loss is no finite number; in bf16 the phase is begun again in fp32 instead, with a
     warning.
     """
-    lessons = Lessons(items, y, validation)
+    lessons = Lessons(items, y, validation, others)
     loss, weight = checked_loss(backbone, head, plan, recipe, lessons, task)
 
     def play() -> Generator[Epoch | Note, None, None]:

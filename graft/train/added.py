@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,21 @@ class AddedLosses(nn.Module):
         self.strengths = [strength for strength, _ in losses]
         self.losses = nn.ModuleList(loss for _, loss in losses)
 
-    def forward(self, seen: Seen, task_loss: torch.Tensor) -> torch.Tensor:
-        """The task's loss and all that is added to it."""
+    def begin_epoch(self, look: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Tell each loss that an epoch begins. look: as `Added.begin_epoch` has it; computed once, if it is asked for."""
+        look = cache(look)
+        for loss in self.losses:
+            assert isinstance(loss, Added)
+            loss.begin_epoch(look)
+
+    def forward(self, seen: Seen, task_loss: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+        """The task's loss and all that is added to it, times a weight."""
         # A loss that is no number comes of features that are none, which a singular value decomposition would refuse.
         if not self.strengths or not math.isfinite(task_loss.item()):
             return task_loss
-        return task_loss + sum(strength * loss(seen) for strength, loss in zip(self.strengths, self.losses, strict=True))
+        if seen.other is not None and not seen.other.logits.isfinite().all():
+            return task_loss * math.nan
+        return task_loss + weight * sum(strength * loss(seen) for strength, loss in zip(self.strengths, self.losses, strict=True))
 
 
 def made(
@@ -44,6 +54,7 @@ def made(
     keeper: States,
     opened: list[Shelf],
     progress: Progress | None,
+    others: Sequence[Any] = (),
 ) -> AddedLosses:
     """The plan's losses, before the first step of a run. opened: is given the shelves that were opened for them."""
     if not plan.losses:
@@ -58,7 +69,7 @@ def made(
     def source(stages: Sequence[int]) -> "_Source":
         return _Source(backbone, first, stages, keeper, opened)
 
-    start = Start(backbone, head, items, target, task, loss, first, seed, features, source, progress or (lambda step: None))
+    start = Start(backbone, head, items, target, task, loss, first, seed, features, source, progress or (lambda step: None), others)
     return AddedLosses([(strength, LOSSES[name](start)) for name, strength in plan.losses])
 
 

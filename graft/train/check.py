@@ -1,5 +1,8 @@
 """What `train` is called with, checked before any time is spent. Heavy: torch, to ask the head how many outputs it has."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -26,13 +29,16 @@ def checked_loss(
     backbone: Backbone, head: nn.Module, plan: Plan, recipe: Recipe, lessons: Lessons, task: Task
 ) -> tuple[Loss, torch.Tensor | None]:
     """The loss that training goes by, and the weight of each class in it. Raises one GraftError that lists all that does not fit."""
-    items, y, validation = lessons
+    items, y, validation, others = lessons
     classes = n_outputs(backbone, head.to(device_of(backbone)))
     if task not in TASKS:
         raise GraftError(f"train: task is {task!r}, expected one of {', '.join(TASKS)}.{near_miss(task, TASKS)}")
     check_plan(plan, backbone.depth, f"train {backbone.name}")
     problems = [f"train: {refusal}" for name, _ in plan.losses if (refusal := LOSSES[name].refusal(backbone, head, task, plan))]
+    problems += other_problems(backbone, plan, recipe, others)
     for where, some, target in [("training", items, y)] + ([("validation", *validation)] if validation else []):
+        if not len(some) and where == "training" and not plan.supervised and not len(target):
+            continue
         if not len(some):
             problems.append(f"train: 0 {where} items, expected at least 1.")
         elif len(some) != len(target):
@@ -62,8 +68,38 @@ def checked_loss(
     elif class_weight is not None and not isinstance(class_weight, str) and np.shape(class_weight) != (classes,):
         problems.append(f"train: class_weight has shape {np.shape(class_weight)}, expected ({classes},): one number a class.")
     raise_all(problems + recipe_problems(recipe, task, backbone, plan, validated=bool(validation)))
-    weight = class_weights(task, y, classes, recipe.class_weight, device_of(backbone))
+    weight = class_weights(task, y, classes, recipe.class_weight, device_of(backbone)) if plan.supervised else None
     return task_loss(task, weight, recipe.smoothing), weight
+
+
+def other_problems(backbone: Backbone, plan: Plan, recipe: Recipe, others: Sequence[Any]) -> list[str]:
+    """What is wrong with a plan that learns on unlabelled items of another domain, a message each."""
+    problems, known = [], [(name, LOSSES[name]) for name, _ in plan.losses]
+    if not len(others):
+        asking = [f"the loss {name}" for name, loss in known if loss.needs_others]
+        asking += [] if plan.supervised else ["a plan that is not supervised"]
+        if asking:
+            problems.append(
+                f"train: 0 others for {' and '.join(asking)}, expected unlabelled items of the other domain. Pass others=[...],"
+            )
+            problems[-1] += " or take a plan that learns from labels alone, e.g. 'full'."
+    for name, loss in known:
+        if not plan.supervised and not loss.alone:
+            problems.append(f"train: the loss {name} in a plan that is not supervised, expected one that can do without labelled items: ")
+            problems[-1] += f"{', '.join(sorted(other for other in LOSSES if LOSSES[other].alone))}. Or let the plan be supervised."
+        if loss.two_views and backbone.modality not in ("image", "text"):
+            problems.append(
+                f"train: the loss {name} with {backbone.name}, expected images or texts: {backbone.modality}s have no second view."
+            )
+    if not plan.supervised:
+        for name in ("class_weight", "smoothing"):
+            if getattr(recipe, name):
+                problems.append(
+                    f"train: {name} is {getattr(recipe, name)!r} with a plan that is not supervised, expected none: no label is read."
+                )
+        if recipe.sampler == "balanced":
+            problems.append("train: sampler is 'balanced' with a plan that is not supervised, expected 'shuffled': no label is read.")
+    return problems
 
 
 def recipe_problems(recipe: Recipe, task: Task, backbone: Backbone, plan: Plan, *, validated: bool) -> list[str]:

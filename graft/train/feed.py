@@ -79,16 +79,23 @@ class Feed:
         """
         n = len(self.items)
         order = chosen.tolist() if chosen is not None else rng.permutation(n).tolist() if rng else list(range(n))
-        if self.text and self.features is None:
-            # Texts of like length share a batch; sorting within pools only leaves the batches random.
-            pool = 16 * self.batch_size if rng else n
-            order = [place for start in range(0, n, pool) for place in by_length(self.items, order[start : start + pool])]
+        order = self.alike(order, pool=16 * self.batch_size if rng else n)
         starts = list(range(0, n, self.batch_size))
         # Batch normalisation cannot learn from a single item: a last batch of one joins the one before.
         if rng and len(starts) > 1 and n - starts[-1] == 1:
             starts.pop()
         batches = [np.array(order[start:stop]) for start, stop in zip(starts, [*starts[1:], n], strict=True)]
         return [batches[place] for place in rng.permutation(len(batches))] if rng else batches
+
+    def alike(self, order: list[int], pool: int | None = None) -> list[int]:
+        """The places with texts of like length side by side, so that a batch pads little; of what is not padded, as they are.
+
+        pool: so many in turn are sorted, which leaves batches random; 16 batches unless given.
+        """
+        if not self.text or self.features is not None:
+            return order
+        pool = pool or 16 * self.batch_size
+        return [place for start in range(0, len(order), pool) for place in by_length(self.items, order[start : start + pool])]
 
     def prepare(self, batch: np.ndarray, turn: Turn | None) -> Ready:
         """What is needed of a batch, from the latest stage that is kept. turn: None for the judged view. Runs in a thread of its own."""

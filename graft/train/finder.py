@@ -36,6 +36,7 @@ def find_rate(
     y: np.ndarray,
     *,
     task: Task,
+    others: Sequence[Any] = (),
     recipe: Recipe = Recipe(),
     rule: str | Callable[[np.ndarray, np.ndarray], float] = "valley",
     seed: int = 0,
@@ -58,9 +59,10 @@ def find_rate(
     top = max(*phase.lr, phase.head_lr)
     recipe = replace(recipe, patience=None, averaging=0.0, augment=recipe.augment is not False)
     backbone, head = copy.deepcopy(backbone), copy.deepcopy(head)
-    lessons = Lessons(items, y)
+    lessons = Lessons(items, y, None, others)
     loss, weight = checked_loss(backbone, head, plan, recipe, lessons, task)
-    batches = max(1, min(len(items), recipe.items_per_epoch or len(items)) // recipe.batch_size)
+    n = len(items if plan.supervised else others)
+    batches = max(1, min(n, recipe.items_per_epoch or n) // recipe.batch_size)
     epochs = math.ceil(STEPS / math.ceil(batches / recipe.accumulate))
     probe = scaled(replace(plan, phases=(replace(phase, epochs=epochs),)), 1 / top)
     search = _Search(backbone, head, probe, recipe, task, loss, None, seed, states, progress, weight=weight)

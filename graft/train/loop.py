@@ -1,6 +1,7 @@
 """The only training loop: plays the phases of a Plan, epoch by epoch. Heavy: torch."""
 
 import copy
+import itertools
 import math
 import time
 import warnings
@@ -17,31 +18,33 @@ from graft import inlays, interrupt, processes
 from graft.backbones.base import Backbone, State
 from graft.errors import Diverged
 from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
-from graft.losses import Seen
+from graft.losses import LOSSES, Added, Other, Seen
 from graft.memory import keep_freed
 from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
-from graft.train import augment, mixing, shared
+from graft.train import augment, learning, mixing, shared
 from graft.train.added import made
 from graft.train.checkpoint import Checkpoint, Checkpoints, digest_of, events_of, load_optimiser
 from graft.train.ends import Best, Ending, Reached, Weights
 from graft.train.feed import Feed, Ready, Turn
+from graft.train.judging import Metric, over, reached
+from graft.train.others import Others, Reading, Round
 from graft.train.pace import Average, scheduler
 from graft.train.precision import computes_in_bf16
-from graft.train.tasks import Loss, balanced, decode, encoded, mass, task_loss
+from graft.train.tasks import Loss, balanced, encoded, mass
 
-Metric = Callable[[np.ndarray, np.ndarray], float]
 Labelled = tuple[Sequence[Any], np.ndarray]
 
 
 class Lessons(NamedTuple):
-    """What is learned from, n items and their encoded target, and the part that is scored after each epoch, where there is one."""
+    """What is learned from, n items and their encoded target, and the part that is scored after each epoch, where there is one.
+
+    others: of another domain, without labels.
+    """
 
     items: Sequence[Any]
     y: np.ndarray
     validation: Labelled | None = None
-
-
-_WEIGHT_DECAY = 0.01  # AdamW's default in PyTorch
+    others: Sequence[Any] = ()
 
 
 @dataclass
@@ -78,24 +81,25 @@ class Run:
         self.untouched = 0 if self.plan.reset else self.backbone.depth
 
     def play(self, lessons: Lessons) -> Generator[Epoch, None, None]:
-        items, y, validation = lessons
+        items, y, validation = lessons[:3]
+        losses = [LOSSES[name] for name, _ in self.plan.losses]
+        others = lessons.others if not self.plan.supervised or any(loss.needs_others for loss in losses) else ()
         keep_freed()
         if any(any(phase.lr) for phase in self.plan.phases):
-            self.bf16 = computes_in_bf16(self.recipe.precision, self.backbone, self.head, items)
+            self.bf16 = computes_in_bf16(self.recipe.precision, self.backbone, self.head, items if self.plan.supervised else others)
         if self.plan.reset:
             self.backbone.reset(self.seed)
         if not self.plan.phases:
             return
-        learning = [any(phase.lr[group] for phase in self.plan.phases) for group in range(self.backbone.depth)]
-        stages = [stage for stage, learns in zip(self.backbone.stages, learning, strict=True) if learns]
+        ever = [any(phase.lr[group] for phase in self.plan.phases) for group in range(self.backbone.depth)]
+        stages = [stage for stage, learns in zip(self.backbone.stages, ever, strict=True) if learns]
         take_out = inlays.set_in(stages, self.plan, self.seed)
         # They stay with the keeper where it serves others that start from the same weights.
         opened = self.private if self.states is None else []
         self.target = encoded(y, self.task)
         try:
-            self.added = made(
-                self.plan, self.backbone, self.head, items, self.target, self.task, self.loss, self.seed, self.keeper, opened, self.progress
-            )
+            told = (self.task, self.loss, self.seed, self.keeper, opened, self.progress)
+            self.added = made(self.plan, self.backbone, self.head, items, self.target, *told, others)
         except BaseException:
             take_out()
             raise
@@ -103,10 +107,18 @@ class Run:
         anchored = any(phase.anchor for phase in self.plan.phases)
         self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if anchored else {}
         self.keep()
+        self.others = None
+        if len(others):
+            asks = {"two_views": any(loss.two_views for loss in losses)}
+            asks["looked"] = any(loss.begin_epoch is not Added.begin_epoch for loss in losses)
+            self.others = Others(self.backbone, others, self.recipe.batch_size, self.recipe, **asks)
         feed = Feed(self.backbone, items, self.recipe.batch_size, self.recipe)
+        if not self.plan.supervised:
+            assert self.others, "checked_loss has refused a plan without labels and without others"
+            feed = self.others.feed
         judged = Feed(self.backbone, validation[0], self.recipe.batch_size) if validation else None
         if self.checkpoints:
-            self.open_checkpoint(self.checkpoints, feed, y, judged, validation[1] if validation else None)
+            self.open_checkpoint(self.checkpoints, lessons, feed, judged)
         try:
             yield from self.go_on(feed, judged)
             for number, phase in enumerate(self.plan.phases):
@@ -142,17 +154,16 @@ class Run:
         self.changing.load_state_dict(self.kept)
 
     def phase(self, number: int, phase: Phase, feed: Feed, judged: Feed | None, truth: np.ndarray | None) -> Generator[Epoch, None, None]:
-        learns = self.learns(phase)
+        learns = learning.learns(self.backbone, self.plan, phase)
         boundary = learns.index(True) if any(learns) else self.backbone.depth
         self.backbone.eval()
-        self.place(feed, boundary, self.views(boundary))
-        if judged:
-            self.place(judged, boundary, False)
+        self.move(feed, judged, boundary)
         self.untouched = min(self.untouched, boundary)
         begun_from = self.kept
         if judged and self.best is None:
             self.best = self.score(judged, truth)
-        optimiser = self.optimiser(phase, learns)
+        self.training_mode(phase, learns)
+        optimiser = learning.optimiser(self.backbone, self.head, self.added, phase)
         batches = len(self.batches(feed, number))
         schedule = self.scheduler(optimiser, phase.epochs * math.ceil(batches / self.recipe.accumulate))
         self.average = Average(self.changing, self.recipe.averaging) if self.recipe.averaging else None
@@ -165,6 +176,8 @@ class Run:
             if self.average:
                 self.average.steps, self.average.values = self.saved["average"]
             self.saved = None
+        else:
+            self.fill_looked()
         for epoch in range(first, phase.epochs):
             if self.recipe.patience is not None and waited >= self.recipe.patience:
                 return
@@ -190,13 +203,13 @@ class Run:
                     f"The highest rate was {max(*phase.lr, phase.head_lr):g}: try a tenth of it."
                 )
             with self.average.in_place() if self.average else nullcontext():
-                reached = self.score(judged, truth) if judged else None
-                if reached is None or self.best is None or reached > self.best:
-                    self.best, waited = reached, 0
+                judgement = self.score(judged, truth) if judged else None
+                if judgement is None or self.best is None or judgement > self.best:
+                    self.best, waited = judgement, 0
                     self.keep()
                 else:
                     waited += 1
-            self.events.append(Epoch(number, epoch, loss, reached.score if reached else None, time.perf_counter() - begun))
+            self.events.append(Epoch(number, epoch, loss, judgement.score if judgement else None, time.perf_counter() - begun))
             if self.checkpoint and self.checkpoint.due():
                 place = {"phase": number, "epoch": epoch, "waited": waited, "begun_from": begun_from if self.bf16 else None}
                 average = [self.average.steps, self.average.values] if self.average else None
@@ -214,19 +227,18 @@ class Run:
         schedule: torch.optim.lr_scheduler.LRScheduler,
     ) -> float:
         """Mean loss over the items, or the first that is not finite."""
+        self.added.begin_epoch(self.look)
         self.training_mode(phase, learns)
-        turns = self.turns(number, epoch, feed)
-        k, target = self.recipe.accumulate, self.target
-        masses = [mass(self.task, target[batch], self.weight) for batch, _, _ in turns]
-        total, done, due = 0.0, 0, sum(len(batch) for batch, _, _ in turns)
+        rounds, k = self.rounds(number, epoch, feed), self.recipe.accumulate
+        masses = [self.mass(one.batch) for one in rounds]
+        total, done, due = 0.0, 0, sum(len(one.batch) for one in rounds)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence([self.seed, number, shared.apart(epoch)]).generate_state(1)[0]))
-            prepared = one_ahead(lambda turn: feed.prepare(*turn[1:]), turns)
-            for place, ((batch, part, turn), ready) in enumerate(zip(turns, prepared, strict=True)):
+            prepared = one_ahead(lambda one: [feed.prepare(part, turn) for feed, part, turn in one.readings], rounds)
+            for place, (one, ready) in enumerate(zip(rounds, prepared, strict=True)):
                 if self.cut():
                     break
-                weight = shared.weight(batch, part, lambda some: mass(self.task, target[some], self.weight))
-                loss = self.fit(feed, part, turn, ready, target[part].to(self.device)) * weight
+                loss = self.fit(one, ready, (epoch + place / len(rounds)) / phase.epochs)
                 value = shared.total(loss.item())
                 self.heard(value)
                 if not math.isfinite(value):
@@ -236,30 +248,48 @@ class Run:
                     optimiser.zero_grad()
                 # Batches of one step weigh as they would in one large batch.
                 (loss * (masses[place] / sum(masses[first : first + k]))).backward()
-                if place + 1 == min(first + k, len(turns)):
+                if place + 1 == min(first + k, len(rounds)):
                     # Not all that ever changes: what earlier phases trained still has its last gradient.
-                    learning = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-                    shared.add_gradients(learning)
-                    self.pull(phase, learns)
+                    moved = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+                    shared.add_gradients(moved)
+                    learning.pull(self.backbone, self.start, phase, learns)
                     if self.recipe.clip_norm is not None:
-                        nn.utils.clip_grad_norm_(learning, self.recipe.clip_norm)
+                        nn.utils.clip_grad_norm_(moved, self.recipe.clip_norm)
                     optimiser.step()
                     schedule.step()
                     if self.average:
                         self.average.update()
-                total, done = total + value * len(batch), done + len(batch)
+                total, done = total + value * len(one.batch), done + len(one.batch)
                 if self.progress:
                     self.progress(Step(f"training {self.backbone.name}", done, due))
         shared.level(self.changing)
         return total / max(1, done)
 
-    def turns(self, number: int, epoch: int, feed: Feed) -> list[tuple[np.ndarray, np.ndarray, Turn]]:
-        """The batches of an epoch: the items of all processes, those of this one, and its turn."""
+    def rounds(self, number: int, epoch: int, feed: Feed) -> list[Round]:
+        """What the batches of an epoch read."""
         # Every draw of an epoch hangs on (seed, phase, epoch) alone, so that an epoch can be repeated by itself.
-        return [
-            (batch, shared.part(batch), Turn(self.seed, number, epoch, shared.apart(place)))
-            for place, batch in enumerate(self.batches(feed, number, epoch))
-        ]
+        batches, others = self.batches(feed, number, epoch), self.others
+        beside = others.beside(batches, self.seed, number, epoch) if others and self.plan.supervised else batches
+        rounds = []
+        for place, (batch, also) in enumerate(zip(batches, beside, strict=True)):
+            turn = Turn(self.seed, number, epoch, shared.apart(place))
+            further = others.readings(shared.part(also), turn, first=self.plan.supervised) if others else []
+            rounds.append(Round(batch, [Reading(feed, shared.part(batch), turn), *further]))
+        return rounds
+
+    def mass(self, batch: np.ndarray) -> float:
+        """What these items weigh in a loss."""
+        return mass(self.task, self.target[batch], self.weight) if self.plan.supervised else float(len(batch))
+
+    @torch.no_grad()
+    def look(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (m, d) and logits (m, c) of all others by now, as judged."""
+        width = self.backbone.width
+        if not (self.others and self.others.looked):
+            nothing = torch.empty(0, width, device=self.device)
+            return nothing, self.head(nothing)
+        both = over(self.backbone, self.head, self.others.looked, self.bf16, lambda rows: torch.cat([rows, self.head(rows)], 1))
+        return both[:, :width].to(self.device), both[:, width:].to(self.device)
 
     def asked(self) -> bool:
         """Whether the user asked for an end: the first process's word, so that all end at the same batch."""
@@ -269,11 +299,16 @@ class Run:
         """Whether the user asked for an end since this run began: what is under way is dropped, the best weights so far are left."""
         return self.asked() and not self.asked_before
 
-    def open_checkpoint(self, checkpoints: Checkpoints, feed: Feed, y: np.ndarray, judged: Feed | None, truth: np.ndarray | None) -> None:
+    def open_checkpoint(self, checkpoints: Checkpoints, lessons: Lessons, feed: Feed, judged: Feed | None) -> None:
         """Find what an earlier process left of this run."""
         about = [self.backbone.fingerprint(), self.device.type, self.task, self.seed, processes.count()]
-        labelled = [b"".join(feed.contents), y] + ([b"".join(judged.contents), truth] if judged else [])
-        self.checkpoint = checkpoints.open(about, digest_of(self.head), self.plan, self.recipe, *labelled)
+        learned = feed if self.plan.supervised else Feed(self.backbone, lessons.items, self.recipe.batch_size)
+        given = [b"".join(learned.contents), lessons.y]
+        if judged and lessons.validation:
+            given += [b"".join(judged.contents), lessons.validation[1]]
+        if self.others:
+            given.append(b"".join(self.others.feed.contents))
+        self.checkpoint = checkpoints.open(about, digest_of(self.head), self.plan, self.recipe, *given)
         self.saved = self.checkpoint.read()
 
     def save(self, place: dict[str, Any]) -> None:
@@ -293,13 +328,11 @@ class Run:
         self.bf16, self.events = self.saved["bf16"], events_of(self.saved)
         self.best = self.saved["best"] and Reached(*self.saved["best"])
         for number, phase in enumerate(self.plan.phases[: self.saved["phase"]]):
-            learns = self.learns(phase)
+            learns = learning.learns(self.backbone, self.plan, phase)
             boundary = learns.index(True) if any(learns) else self.backbone.depth
             # Others who keep states with this run find what they would have found.
             if self.states and boundary <= self.untouched and boundary < self.backbone.depth:
-                self.place(feed, boundary, self.views(boundary))
-                if judged:
-                    self.place(judged, boundary, False)
+                self.move(feed, judged, boundary)
                 played = [event.epoch for event in self.events if event.phase == number]
                 self.fill(number, 1 + max(played, default=-1), feed, judged)
             self.untouched = min(self.untouched, boundary)
@@ -322,20 +355,44 @@ class Run:
                 if (number, epoch) == (0, 0):
                     # The starting weights were judged before the first epoch of all.
                     fill_judged()
-                feed.fill(turn[1:] for turn in self.turns(number, epoch, feed))
+                if epoch == 0:
+                    self.fill_looked()
+                readings = [reading for one in self.rounds(number, epoch, feed) for reading in one.readings]
+                for some, several in itertools.groupby(readings, lambda reading: reading.feed):
+                    some.fill((reading.part, reading.turn) for reading in several)
                 fill_judged()
 
-    def learns(self, phase: Phase) -> list[bool]:
-        """Whether each layer group does in this phase."""
-        return [rate > 0 and bool(inlays.learners(stage, self.plan)) for rate, stage in zip(phase.lr, self.backbone.stages, strict=True)]
+    def fill_looked(self) -> None:
+        """Keep what the frozen stages give for the others as judged, before an epoch meets them in batches of its own."""
+        if self.others and self.others.looked:
+            looked = self.others.looked
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                looked.fill((batch, None) for batch in processes.share(looked.batches(None)))
+
+    def training_mode(self, phase: Phase, learns: list[bool]) -> None:
+        learning.training_mode(self.backbone, self.head, self.plan, self.recipe, phase, learns)
 
     def views(self, boundary: int) -> bool:
         """Whether items are seen in random views in a phase with this boundary."""
         return augment.draws(self.recipe, self.backbone.modality) and boundary < self.backbone.depth
 
+    def move(self, feed: Feed, judged: Feed | None, boundary: int) -> None:
+        """Move all that is read to a phase's boundary."""
+        views, others = self.views(boundary), self.others
+        self.place(feed, boundary, views)
+        if judged:
+            self.place(judged, boundary, False)
+        if others and feed is not others.feed:
+            self.place(others.feed, boundary, views)
+        if others and others.again:
+            # Without a change there would be no second view: it is seen even where nothing but the head learns.
+            self.place(others.again, boundary, True)
+        if others and others.looked:
+            self.place(others.looked, boundary, False)
+
     def place(self, feed: Feed, boundary: int, views: bool) -> None:
         """Move a feed to a phase's boundary."""
-        if boundary == self.untouched == self.backbone.depth:
+        if boundary == self.untouched == self.backbone.depth and not views:
             feed.place(boundary, features=extract(self.backbone, feed.items, progress=self.progress))
             return
         shelf = None
@@ -345,18 +402,34 @@ class Run:
                 self.private.append(shelf)
         feed.place(boundary, shelf=shelf, views=views, epochs=sum(phase.epochs for phase in self.plan.phases))
 
-    def fit(self, feed: Feed, batch: np.ndarray, turn: Turn, ready: Ready, target: torch.Tensor) -> torch.Tensor:
-        """The loss of a batch, a scalar: the task's, and what the plan adds to it."""
-        mix = mixing.draw(self.recipe, len(batch), turn)
-        states = self.states_of(feed, batch, turn, ready, mix)
+    def fit(self, one: Round, ready: list[Ready], progress: float) -> torch.Tensor:
+        """The loss of a batch, a scalar: the task's, and what the plan adds to it, with the weight that this process's part has in it."""
+        feed, part, turn = one.readings[0]
+        weight = shared.weight(one.batch, part, self.mass)
+        target = self.target[part if self.plan.supervised else []].to(self.device)
+        mix = mixing.draw(self.recipe, len(part), turn)
+        states, features, logits = self.said(one.readings[0], ready[0], mix)
+        if mix:
+            return mix.loss(self.loss, logits, target) * weight
+        other = None
+        if self.others:
+            again = self.said(one.readings[-1], ready[-1])[1:] if self.others.again else (None, None)
+            first = self.said(one.readings[1], ready[1]) if self.plan.supervised else (states, features, logits)
+            places = torch.from_numpy(one.readings[1 if self.plan.supervised else 0].part).to(self.device)
+            other = Other(*first, places, *again)
+        keys = feed.keys(part, turn) if self.plan.losses else None
+        seen = Seen(feed.boundary, states, features, logits, target, keys, self.bf16, other, progress)
+        task_loss = self.loss(logits, target) * weight if self.plan.supervised else logits.new_zeros(())
+        # What is added is a mean over items, whatever their classes weigh.
+        return self.added(seen, task_loss, shared.weight(one.batch, part, len))
+
+    def said(self, reading: Reading, ready: Ready, mix: mixing.Mix | None = None) -> tuple[list[State], torch.Tensor, torch.Tensor]:
+        """States, features and logits of a batch in training."""
+        states = self.states_of(*reading, ready, mix)
         assert isinstance(states[-1], torch.Tensor)
         features = states[-1].float()
         # The head is small: all digits cost it nothing.
-        logits = self.head(nn.functional.dropout(features, self.recipe.dropout, self.head.training))
-        if mix:
-            return mix.loss(self.loss, logits, target)
-        keys = feed.keys(batch, turn) if self.plan.losses else None
-        return self.added(Seen(feed.boundary, states, features, logits, target, keys, self.bf16), self.loss(logits, target))
+        return states, features, self.head(nn.functional.dropout(features, self.recipe.dropout, self.head.training))
 
     def states_of(self, feed: Feed, batch: np.ndarray, turn: Turn | None, ready: Ready, mix: mixing.Mix | None = None) -> list[State]:
         """What stage `feed.boundary` takes of a batch, and what it and each later one gives."""
@@ -370,12 +443,6 @@ class Run:
             # Texts differ in length: what can be mixed of them is their features.
             states[-1] = mix.state(states[-1])
         return states
-
-    def logits(self, feed: Feed, batch: np.ndarray, ready: Ready) -> torch.Tensor:
-        """What backbone and head say of a batch in the view that is judged, (n, c) float32."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            features = self.backbone(feed.state(batch, None, ready), start=feed.boundary)
-        return self.head(features.float())
 
     def scheduler(self, optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
         """What moves the rates through the steps of a phase."""
@@ -397,56 +464,9 @@ class Run:
             else batches[: max(1, round(self.recipe.items_per_epoch / self.recipe.batch_size))]
         )
 
-    def training_mode(self, phase: Phase, learns: list[bool]) -> None:
-        """What learns is in training mode and has gradients; what is frozen has neither."""
-        self.backbone.set_trainable(learns)
-        for stage, trained in zip(self.backbone.stages, learns, strict=True):
-            if trained:
-                inlays.train_only(stage, self.plan)
-                # A head solved on features, and weights that few items move, are at home with the statistics they came with.
-                if self.recipe.batch_norm == "moving" and not self.plan.reset and not self.plan.stochnorm:
-                    inlays.hold_statistics(stage)
-        self.head.train(phase.head_lr > 0)
-        self.head.requires_grad_(phase.head_lr > 0)
-
-    def optimiser(self, phase: Phase, learns: list[bool]) -> torch.optim.Optimizer:
-        """AdamW with the phase's rates on what learns."""
-        self.training_mode(phase, learns)
-        rated = [(group, rate, phase.anchor == 0) for group, rate in zip(self.backbone.groups(), phase.lr, strict=True)]
-        rated += [(list(self.head.parameters()), phase.head_lr, True), (list(self.added.parameters()), max(phase.lr), True)]
-        groups = []
-        for parameters, rate, decays in rated:
-            # The anchor takes the place of weight decay; biases and norms are never decayed.
-            matrices = [parameter for parameter in parameters if parameter.requires_grad and parameter.ndim > 1 and decays]
-            rest = [parameter for parameter in parameters if parameter.requires_grad and not (parameter.ndim > 1 and decays)]
-            groups.append({"params": matrices, "lr": rate, "weight_decay": _WEIGHT_DECAY})
-            groups.append({"params": rest, "lr": rate, "weight_decay": 0.0})
-        return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
-
-    def pull(self, phase: Phase, learns: list[bool]) -> None:
-        """Add the gradient of anchor / 2 * |w - w_start|^2."""
-        if phase.anchor:
-            for group, trained in zip(self.backbone.groups(), learns, strict=True):
-                for parameter in group if trained else ():
-                    if parameter.grad is not None:
-                        parameter.grad.add_(parameter.detach() - self.start[parameter], alpha=phase.anchor)
-
     def score(self, feed: Feed, y: Any) -> Reached:
-        """The metric on the validation part, and the loss; what is no number counts as worst."""
-        self.backbone.eval()
-        self.head.eval()
-        batches = feed.batches(None)
-        mine, parts = processes.share(batches), []
-        with torch.no_grad():
-            for batch, ready in zip(mine, one_ahead(lambda batch: feed.prepare(batch, None), mine), strict=True):
-                parts.append(self.logits(feed, batch, ready).cpu())
-        # In the order of the batches, whoever scored them.
-        everyone = processes.gathered(parts)
-        parts = [everyone[place % len(everyone)][place // len(everyone)] for place in range(len(batches))]
-        logits = torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(batches)))]
-        minus_loss = -task_loss(self.task, None)(logits, encoded(y, self.task)).item()
-        score = self.metric(y, decode(logits, self.task)) if self.metric else minus_loss
-        return Reached(*(-math.inf if math.isnan(value) else float(value) for value in (score, minus_loss)))
+        """The metric on the validation part, and the loss."""
+        return reached(over(self.backbone, self.head, feed, self.bf16, self.head), y, self.task, self.metric)
 
     def judge(self, feed: Feed, truth: np.ndarray) -> Callable[[Weights], float]:
         """What scores weights on the validation part, when all phases are played."""

@@ -1,7 +1,8 @@
 """A step of training shared by several processes, so that it is the step that one would take. Alone, nothing changes. Heavy: torch.
 
 Each process runs its part of every batch; gradients are summed with the weight that each part has in the batch's loss. What differs
-from one process: batch normalisation in training mode sees the statistics of a part, and random views and dropout are other draws.
+from one process: batch normalisation in training mode sees the statistics of a part, random views and dropout are other draws, and an
+added loss that is no mean over items, such as a distance of two domains, is the mean of those of the parts.
 """
 
 from collections.abc import Callable, Sequence
