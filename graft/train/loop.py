@@ -413,7 +413,7 @@ class Run:
         """AdamW with the phase's rates on what learns."""
         self.training_mode(phase, learns)
         rated = [(group, rate, phase.anchor == 0) for group, rate in zip(self.backbone.groups(), phase.lr, strict=True)]
-        rated += [(list(self.head.parameters()), phase.head_lr, True), (list(self.added.parameters()), max(phase.lr), True)]
+        rated += [(list(self.head.parameters()), phase.head_lr, True), *self.added.rated(phase)]
         groups = []
         for parameters, rate, decays in rated:
             # The anchor takes the place of weight decay; biases and norms are never decayed.
