@@ -139,7 +139,7 @@ def only_moving(name: str, plan: Plan) -> str:
     """The refusal of a loss that pulls on features alone, in a plan in which they stay as they are."""
     if any(any(phase.lr) for phase in plan.phases):
         return ""
-    return f"{name} in a plan in which no layer group learns, expected one: it moves features alone. Use mcc, bnm or jan: they move the head."
+    return f"{name} in a plan in which no layer group learns, expected one: it moves features alone. Use mcc, bnm or jan."
 
 
 def spread(features: torch.Tensor) -> float:
