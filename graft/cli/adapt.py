@@ -2,25 +2,26 @@
 
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from graft.budget import budget_seconds
-from graft.cli.options import Image, Label, Seed, TaskName, Text, load_labelled
+from graft.cli.options import Image, Label, Seed, TaskName, Text
 from graft.cli.show import print_findings, print_table, progress_bar
 from graft.records import Adaptation, Finding
 
-if TYPE_CHECKING:
-    from graft.data import Dataset
-
 
 def adapt(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Labelled data: a folder of images, a .zip of one, or a table.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Labelled data: a folder of images, a .zip of one, a table; or the folder of a run.")
+    ],
     target: Annotated[str, typer.Option(metavar="TARGET", help="Data of the domain to serve, of the same kind; labels are not read.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to leave the page, the numbers and the model in.")],
+    source_data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Where SOURCE is a run: the labelled data it was fitted on, if at hand.")
+    ] = None,
     label: Label = None,
     text: Text = None,
     image: Image = None,
@@ -36,12 +37,16 @@ def adapt(
         list[str] | None, typer.Option(metavar="NAME", help="Adaptation to try; repeatable. All that suit unless given.")
     ] = None,
     target_labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Table of some items of TARGET with labels: they correct the choice and check it.")
+        Path | None, typer.Option(metavar="FILE", help="CSV with the columns id and label, of some items of TARGET: the choice uses them.")
     ] = None,
     unknown: Annotated[
         float, typer.Option(metavar="SHARE", help='Below this probability an answer is "unknown", from 0 (never) to below 1.')
     ] = 0.0,
-    budget: Annotated[str | None, typer.Option(metavar="TIME", help="Time to spend on retraining, e.g. 90s, 10m, 2h.")] = None,
+    guard: Annotated[bool, typer.Option(help="Keep the source-only model where the evidence is not enough.")] = True,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data of what is retrained.")] = 10,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Time for methods that retrain the network, e.g. 10m; without it none does.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Adapt a model to data without labels.
@@ -49,27 +54,30 @@ def adapt(
     Makes a model on SOURCE, tries methods that carry it to TARGET, and keeps it as it was unless one is likely enough to be better.
     """
     seconds = None if budget is None else budget_seconds(budget)
-    from graft.adapt import adapt_run  # type: ignore[import-not-found, unused-ignore]
+    from graft.adapt import adapt_run
     from graft.report import sentences
 
-    labelled, domains = _load_source(source, label, text, image, task, domain)
-    unlabelled = _load_target(target, labelled, text, image)
+    roles = {"label": label, "text": text or None, "image": image, "task": task}
     with progress_bar() as progress:
-        adaptation: Adaptation = adapt_run(
-            labelled,
-            unlabelled,
+        adaptation = adapt_run(
+            source,
+            target,
             out=out,
-            domains=domains,
+            source_data=source_data,
             backbone=backbone,
             strategy=strategy,
-            methods=method or None,
+            methods=method or "auto",
+            domain=domain,
             target_labels=target_labels,
             unknown=unknown,
+            guard=guard,
+            epochs=epochs,
             budget=seconds,
             seed=seed,
+            roles={name: value for name, value in roles.items() if value is not None},
             progress=progress,
             command=shlex.join(["graft", *sys.argv[1:]]),
-        )
+        ).record
     for note in adaptation.notes:
         typer.echo(note)
     print_findings([Finding(**finding) for finding in adaptation.findings])
@@ -77,23 +85,6 @@ def adapt(
     _print_reasons(adaptation)
     _print_candidates(adaptation)
     typer.echo(f"\nThe page:  {out / 'report.html'}\nThe model: {out / 'model'}")
-
-
-def _load_source(
-    source: str, label: str | None, text: list[str] | None, image: str | None, task: str | None, domain: str | None
-) -> tuple["Dataset", Any]:
-    """The labelled items, and the domain's name of each, (n,) of str; None without a column for it."""
-    labelled = load_labelled(source, label, text, image, None, domain, task)
-    # A domain is read as a group is, but its items need not stay on one side of a split.
-    return (labelled, None) if domain is None else (replace(labelled, group=None), labelled.group)
-
-
-def _load_target(target: str, labelled: "Dataset", text: list[str] | None, image: str | None) -> "Dataset":
-    """The items without labels, read as those of the source are."""
-    from graft.data import load_unlabelled
-
-    columns = {name: column.kind for name, column in labelled.columns.items()}
-    return load_unlabelled(target, text=text or None, image=image, modality=labelled.modality, columns=columns)
 
 
 def _print_reasons(adaptation: Adaptation) -> None:

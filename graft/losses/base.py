@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from graft.backbones.base import Backbone, State
-from graft.records import Plan, Step, Task
+from graft.records import Phase, Plan, Step, Task
 from graft.registry import Registry
 
 # name -> a subclass of Added
@@ -88,8 +88,7 @@ class Start:
 class Added(nn.Module):
     """A loss beside the task's own, made once a run: `forward` gives a scalar for each batch, before its strength.
 
-    Its parameters learn at the highest rate of the phase's layer groups. Its parameters and buffers are kept and put back with the
-    network's; what never changes in a run must be neither.
+    Its parameters and buffers are kept and put back with the network's; what never changes in a run must be neither.
     needs_others: whether it can only be had where there are items of another domain. two_views: whether it wants those in a second view.
     alone: whether it can be had in a plan that is not `supervised`. There `Seen.features`, `logits` and `states` are those of `Seen.other`,
     and `Seen.target` is empty; `Start.items` and `target` are still of the first domain, and may be empty.
@@ -110,12 +109,48 @@ class Added(nn.Module):
     def begin_epoch(self, look: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Is called before each epoch. look: () -> features (m, d) and logits (m, c) of all `Start.others` by now, as judged."""
 
+    def rate(self, phase: Phase) -> float:
+        """At what rate its parameters learn in a phase: the highest of the layer groups. See `as_the_head` for another."""
+        return max(phase.lr)
+
     def forward(self, seen: Seen) -> torch.Tensor:
         raise NotImplementedError
 
 
-def only_classes(name: str, task: Task) -> str:
-    """The refusal of a loss that needs one class an item."""
+def as_the_head(phase: Phase) -> float:
+    """The rate of what starts from random weights: the head's, and where that is frozen ten times the highest of the layer groups.
+
+    Source: thuml/Transfer-Learning-Library, where what is new learns ten times as fast as what is fine-tuned.
+    """
+    return phase.head_lr or 10 * max(phase.lr)
+
+
+def other_of(seen: Seen) -> Other:
+    """The batch of the other domain, which the loop gives every loss that `needs_others`."""
+    assert seen.other is not None, "a loss that needs others was given a batch without one"
+    return seen.other
+
+
+def only_classes(name: str, task: Task, instead: str = "delta, bss or l2_sp") -> str:
+    """The refusal of a loss that needs one class an item. instead: what serves other tasks."""
     if task == "classification":
         return ""
-    return f"{name} with the task {task}, expected classification: it contrasts or relates classes, one an item. Use delta, bss or l2_sp."
+    return f"{name} with the task {task}, expected classification: it contrasts or relates classes, one an item. Use {instead}."
+
+
+def only_moving(name: str, plan: Plan) -> str:
+    """The refusal of a loss that pulls on features alone, in a plan in which they stay as they are."""
+    if any(any(phase.lr) for phase in plan.phases):
+        return ""
+    return f"{name} in a plan in which no layer group learns, expected one: it moves features alone. Use mcc, bnm or jan."
+
+
+def spread(features: torch.Tensor) -> float:
+    """One standard deviation for all of (n, d): the root of the features' mean variance; 1 where nothing varies."""
+    return float(features.var(0, correction=0).mean().sqrt()) or 1.0
+
+
+def certainty(shares: torch.Tensor) -> torch.Tensor:
+    """1 + e^-entropy of each row of probabilities (k, c), scaled to a mean of 1, without gradient: (k,)."""
+    weight = 1 + torch.exp(-torch.special.entr(shares.detach()).sum(1))
+    return weight / weight.mean()

@@ -13,7 +13,7 @@ from torch import nn
 from graft.backbones.base import Backbone, State
 from graft.features import Progress, Shelf, States, device_of, extract, to_device
 from graft.losses import LOSSES, Added, Seen, Start
-from graft.records import Plan, Task
+from graft.records import Phase, Plan, Task
 from graft.train.tasks import Loss
 
 
@@ -23,7 +23,12 @@ class AddedLosses(nn.Module):
     def __init__(self, losses: Sequence[tuple[float, Added]]) -> None:
         super().__init__()
         self.strengths = [strength for strength, _ in losses]
-        self.losses = nn.ModuleList(loss for _, loss in losses)
+        self.members = tuple(loss for _, loss in losses)
+        self.losses = nn.ModuleList(self.members)
+
+    def rated(self, phase: Phase) -> list[tuple[list[nn.Parameter], float, bool]]:
+        """What each loss has of its own, the rate that it learns at, and that it decays."""
+        return [(list(loss.parameters()), loss.rate(phase), True) for loss in self.members]
 
     def begin_epoch(self, look: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Tell each loss that an epoch begins. look: as `Added.begin_epoch` has it; computed once, if it is asked for."""

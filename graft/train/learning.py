@@ -8,6 +8,7 @@ from torch import nn
 from graft import inlays
 from graft.backbones.base import Backbone
 from graft.records import Phase, Plan, Recipe
+from graft.train.added import AddedLosses
 
 _WEIGHT_DECAY = 0.01  # AdamW's default in PyTorch
 
@@ -30,10 +31,10 @@ def training_mode(backbone: Backbone, head: nn.Module, plan: Plan, recipe: Recip
     head.requires_grad_(phase.head_lr > 0)
 
 
-def optimiser(backbone: Backbone, head: nn.Module, added: nn.Module, phase: Phase) -> torch.optim.Optimizer:
-    """AdamW with the phase's rates on what has gradients. added: the losses of the plan, whose parameters learn with the layer groups."""
+def optimiser(backbone: Backbone, head: nn.Module, added: AddedLosses, phase: Phase) -> torch.optim.Optimizer:
+    """AdamW with the phase's rates on what has gradients. added: the losses of the plan, which say at what rates they learn."""
     rated = [(group, rate, phase.anchor == 0) for group, rate in zip(backbone.groups(), phase.lr, strict=True)]
-    rated += [(list(head.parameters()), phase.head_lr, True), (list(added.parameters()), max(phase.lr), True)]
+    rated += [(list(head.parameters()), phase.head_lr, True), *added.rated(phase)]
     groups = []
     for parameters, rate, decays in rated:
         # The anchor takes the place of weight decay; biases and norms are never decayed.
