@@ -8,6 +8,8 @@ from graft.validators.base import VALIDATORS, Judged, needs
 
 # Hu et al. 2023, the authors' code: a mixture is a little nearer to the item whose class it should keep.
 _SHARE = 0.55
+# Of each item: with one, which items met decided between models of 300 items.
+_PARTNERS = 5
 # Below this share of all scatter, what is left within groups is rounding.
 _NO_SPREAD = 1e-12
 
@@ -95,20 +97,22 @@ def class_ss(judged: Judged) -> float:
 def mixval(judged: Judged) -> float:
     """Share of mixtures of two target items of different predicted classes that are given the class of the nearer one.
 
-    0 to 1. A mixture is 0.55 of one item and 0.45 of another; every item has one partner, drawn with the seed. 0 where all have one class.
-    Differs: features are mixed instead of images, and of the authors' two probes this is that between classes: within one, a linear last
-    layer never changes its mind.
+    0 to 1. A mixture is 0.55 of one item and 0.45 of another; each of at most 2,000 items has five partners, drawn with the seed.
+    0 where all have one class. Differs: features are mixed instead of images, and of the authors' two probes this is that between classes:
+    within one, a linear last layer never changes its mind.
     """
-    target = judged.target
+    target, labels = judged.target[judged.drawn], judged.predicted[judged.drawn]
     order = in_own_order(target, np.zeros(len(target)))
     order = order[np.random.default_rng(judged.seed).permutation(len(order))]
-    partner = np.roll(order, 1)
-    apart = judged.predicted[order] != judged.predicted[partner]
-    if not apart.any():
-        return 0.0
-    order, partner = order[apart], partner[apart]
-    mixed = judged.predict(_SHARE * target[order] + (1 - _SHARE) * target[partner])
-    return float((mixed.argmax(axis=1) == judged.predicted[order]).mean())
+    kept = pairs = 0
+    for step in range(1, _PARTNERS + 1):
+        partner = np.roll(order, step)
+        apart = labels[order] != labels[partner]
+        if apart.any():
+            mixed = judged.predict(_SHARE * target[order[apart]] + (1 - _SHARE) * target[partner[apart]])
+            kept += int((mixed.argmax(axis=1) == labels[order[apart]]).sum())
+            pairs += int(apart.sum())
+    return kept / pairs if pairs else 0.0
 
 
 def _grouped(judged: Judged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
