@@ -162,6 +162,14 @@ def test_whether_to_standardise_is_chosen_for_the_items_that_weigh():
     assert spreads[0] == 0 < spreads[1]
 
 
+@pytest.mark.parametrize("standardise", [True, False])
+def test_whether_to_standardise_can_be_told(standardise):
+    features, y = made("classification")
+    features *= np.geomspace(0.1, 10, 10)
+    spread = np.ptp(fit_head(features, y, "classification", kind="ridge", standardise=standardise).scale)
+    assert spread > 1 if standardise else spread == 0
+
+
 @pytest.mark.parametrize("kind", list(HEADS))
 def test_a_path_gives_for_each_strength_what_that_strength_alone_gives(kind):
     path, task = HEADS[kind], HEADS[kind].tasks[0]

@@ -72,12 +72,14 @@ def made_of(source, labels, target, task, c, seed=0, **more):
     source, target = source.astype(np.float32), target.astype(np.float32)
     settings = {"kind": "closed", "seed": seed, "n_classes": c if task == "classification" else None}
 
+    head = fit_head(source, labels, task, **settings)
+
     def fit(rows, labels, weights):
-        return fit_head(rows, labels, task, sample_weight=weights, **settings)
+        return fit_head(rows, labels, task, sample_weight=weights, standardise=bool(np.ptp(head.scale)), **settings)
 
     prior = np.bincount(labels, minlength=c) / len(labels) if task == "classification" else np.ones(1)
     held_out = cross_validate(source, labels, task, folds(labels, task, 5, seed), **settings) if task == "classification" else None
-    return Domains(source, labels, target, task, c, fit(source, labels, None), fit, prior, held_out, seed=seed, **more)
+    return Domains(source, labels, target, task, c, head, fit, prior, held_out, seed=seed, **more)
 
 
 def without_source(domains):

@@ -30,6 +30,7 @@ def fit_head(
     blocks: np.ndarray | None = None,
     metric: "str | Metric | None" = None,
     sample_weight: np.ndarray | None = None,
+    standardise: bool | None = None,
 ) -> LinearHead:
     """The head whose strength (and for "auto" and "closed" whose kind) does best on held-out parts of these items.
 
@@ -39,6 +40,7 @@ def fit_head(
     seed: of the inner folds. blocks: (n,) items of one block stay on one side. metric: what to choose by; None: log loss or
     squared error, which choose at least as well for accuracy too, as they are less coarse. Ties go to what comes first.
     sample_weight: (n,) at least 0, of any mean: the items' share in the fit and in the held-out loss, times their class's weight.
+    standardise: whether each feature is brought to one spread first; None: what ridge does better with, left out.
     Probabilities are calibrated by one temperature, found on the same held-out items (Guo et al. 2017, arXiv:1706.04599).
     Raises GraftError for features that are not finite, fewer than two classes, weights that are none, or a kind that does not serve
     the task.
@@ -54,7 +56,7 @@ def fit_head(
     paths = _paths(kind, task)
     parts = inner_folds(target, task, features.shape[1], seed, blocks)
     best: Choice | None = None
-    view = choose_view(features, target, weights, task, seed)
+    view = choose_view(features, target, weights, task, seed, standardise)
     # Leave-one-out is free for ridge, but flatters it beside kinds that are judged by folds, and leaks between items of a block.
     leave_one_out = list(paths.values()) == [ridge] and blocks is None
     for name, path in paths.items():

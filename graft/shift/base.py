@@ -29,6 +29,7 @@ class Head(Protocol):
 
 
 # (rows (k, e), labels (k,), weights (k,) with mean 1 or None) -> a head for rows of width e, of the kind that the source-only head has
+# and standardised if that is: a new choice would amplify features that hardly vary in the source, and do in the target.
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray | None], Any]
 
 

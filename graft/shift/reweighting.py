@@ -18,6 +18,8 @@ _LANDMARKS = 1000
 # Items by which the typical distance is told.
 _MEASURED = 1000
 _FOLDS = 5
+# Target items that are enough to choose a width by.
+_ENOUGH = 2000
 # No item weighs less than this share of the mean: a class whose items all weighed nothing would never be predicted.
 _LEAST = 0.01
 
@@ -76,8 +78,8 @@ def kmm_weights(source: np.ndarray, target: np.ndarray, *, bound: float = 10.0, 
     seed: of the landmarks. Raises GraftError for a bound or width out of range.
     Minimises w' K w / 2 - n / m * sum_ij w_i k(x_i, y_j); Huang et al. 2006, eq. 12.
     Differs: the mean is 1 exactly, where theirs is within an epsilon; solved by an accelerated projected gradient (Beck & Teboulle 2009,
-    doi:10.1137/080716542) on the 50 widest axes; above 1,000 items on both sides together K is Nystroem's of 1,000 of them, with its
-    diagonal put right (Snelson & Ghahramani 2006), so that cost grows with n and not with its square.
+    doi:10.1137/080716542) on the 50 widest axes; above 1,000 items on both sides together K is Nystroem's of 1,000 of them, so that
+    cost grows with n and not with its square.
     """
     if not bound > 1 or not width > 0:
         raise GraftError(f"kmm: got bound={bound}, width={width}, expected a bound above 1, as the mean weight is 1, and a width above 0.")
@@ -90,15 +92,14 @@ def kmm_weights(source: np.ndarray, target: np.ndarray, *, bound: float = 10.0, 
     root = vectors[:, kept] / np.sqrt(variances[kept])
     rows = (_kernel(source, landmarks, width * typical) @ root).astype(np.float32)
     centre = (_kernel(target, landmarks, width * typical) @ root).mean(axis=0).astype(np.float32)
-    missing = np.maximum(1 - (rows.astype(float) ** 2).sum(axis=1), 0)
     transposed, pull = np.ascontiguousarray(rows.T), rows @ centre
     # The steepest bend, by a norm that is at most a little above it: a step of its inverse never overshoots.
-    bend = float(np.linalg.eigvalsh((transposed @ rows).astype(float))[-1]) * 1.01 / n + float(missing.max()) / n
+    bend = float(np.linalg.eigvalsh((transposed @ rows).astype(float))[-1]) * 1.01 / n
 
     weights = ahead = np.ones(n)
     momentum = 1.0
     for _ in range(2000):
-        slope = (rows @ (transposed @ ahead.astype(np.float32)) + missing * ahead) / n - pull
+        slope = rows @ (transposed @ ahead.astype(np.float32)) / n - pull
         moved = _onto_bounded_mean(ahead - slope / bend, bound)
         change = moved - weights
         # A step uphill ends the run-up: O'Donoghue & Candes 2015.
@@ -136,7 +137,8 @@ def kliep_weights(source: np.ndarray, target: np.ndarray, *, width: float | None
     rng = np.random.default_rng(seed)
     centres = target[np.sort(rng.choice(len(target), min(n_centres, len(target)), replace=False))]
     widths = [width] if width is not None else [0.25, 0.5, 1.0, 2.0] if len(target) >= 2 * _FOLDS else [1.0]
-    fold = rng.permutation(len(target)) % _FOLDS
+    some = rng.permutation(len(target))[:_ENOUGH]
+    fold = np.arange(len(some)) % _FOLDS
     best = (-np.inf, np.ones(len(source)))
     for each in widths:
         on_source, on_target = (_kernel(rows, centres, each * typical) for rows in (source, target))
@@ -146,8 +148,8 @@ def kliep_weights(source: np.ndarray, target: np.ndarray, *, width: float | None
         likelihood = 0.0
         if len(widths) > 1:
             for held in range(_FOLDS):
-                shares = _mixture_shares(on_target[fold != held])
-                likelihood += float(np.log(on_target[fold == held] @ shares + 1e-300).sum())
+                shares = _mixture_shares(on_target[some[fold != held]])
+                likelihood += float(np.log(on_target[some[fold == held]] @ shares + 1e-300).sum())
         if likelihood > best[0]:
             best = (likelihood, on_source @ _mixture_shares(on_target))
     return best[1] / best[1].mean()
@@ -189,12 +191,12 @@ def density_ratio_weights(source: np.ndarray, target: np.ndarray, *, clip: float
     for inverse_penalty in (0.001, 0.03, 1.0):
         odds = np.empty(n + m)
         for held in range(_FOLDS):
-            # Both sides weigh alike, so that the odds are the ratio of densities.
-            classifier = LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=300)
+            classifier = LogisticRegression(C=inverse_penalty, max_iter=300)
             classifier.fit(rows[fold != held], is_target[fold != held])
             odds[fold == held] = classifier.decision_function(rows[fold == held])
-        loss = float(np.logaddexp(0, odds[:n]).mean() + np.logaddexp(0, -odds[n:]).mean())
+        loss = float(np.logaddexp(0, np.where(is_target, -odds, odds)).mean())
         best = min(best, (loss, odds[:n]), key=lambda tried: tried[0])
+    # The factor n / m goes with the median.
     level = best[1] - np.median(best[1])
     weights = np.exp(np.clip(level, -np.log(clip), np.log(clip)))
     return cast(np.ndarray, weights / weights.mean())
