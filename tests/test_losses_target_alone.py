@@ -57,8 +57,8 @@ def test_information_is_equation_3_of_shot():
     assert information(100 * torch.eye(4)).item() == pytest.approx(-math.log(4), rel=1e-5)
 
 
-def labels_of_the_authors(all_fea, all_output):
-    """`obtain_label` of SHOT's image_target.py, distance "cosine", threshold 0, in numpy."""
+def labels_of_the_authors(all_fea, all_output, rounds=1):
+    """`obtain_label` of SHOT's image_target.py, distance "cosine", threshold 0, in numpy; it has one round."""
     all_output = softmax(all_output)
     predict = all_output.argmax(1)
     all_fea = np.concatenate((all_fea, np.ones((len(all_fea), 1))), 1)
@@ -71,7 +71,7 @@ def labels_of_the_authors(all_fea, all_output):
     labelset = np.where(cls_count > 0)[0]
     dd = cdist(all_fea, initc[labelset], "cosine")
     pred_label = labelset[dd.argmin(axis=1)]
-    for _ in range(1):
+    for _ in range(rounds):
         aff = np.eye(K)[pred_label]
         initc = aff.transpose().dot(all_fea)
         initc = initc / (1e-8 + aff.sum(axis=0)[:, None])
@@ -83,12 +83,13 @@ def labels_of_the_authors(all_fea, all_output):
 @pytest.mark.parametrize("seed", range(5))
 def test_pseudo_labels_are_those_of_shots_authors(seed):
     """Of items whose features and outputs disagree, and of a class that is never predicted."""
-    centres = 2 * random(5, 16, seed=seed)
+    centres = random(5, 16, seed=seed)
     true = np.arange(60) % 4
-    features, logits = centres[true] + random(60, 16, seed=seed + 10), 1.5 * np.eye(5)[true] + random(60, 5, seed=seed + 20)
+    features, logits = centres[true] + 3 * random(60, 16, seed=seed + 10), 1.5 * np.eye(5)[true] + random(60, 5, seed=seed + 20)
     logits[:, 4] -= 10
     expected = labels_of_the_authors(features, logits)
     assert (expected != logits.argmax(1)).any() and 4 not in expected
+    assert (expected != labels_of_the_authors(features, logits, rounds=0)).any()
     np.testing.assert_array_equal(pseudo_labels(tensor(features), tensor(logits)), expected)
 
 

@@ -120,6 +120,26 @@ def test_unlabelled_items_of_another_domain_go_on_too(name, kind, supervised, af
     assert opened.seconds == 0
 
 
+@pytest.mark.parametrize("after", [1, 3])
+def test_frozen_stages_meet_others_in_the_batches_of_then(after, checkpoints, monkeypatch):
+    """Of a stage whose output hangs on the size of its batch, as rounding does; a loss looks at all others before they are trained on."""
+    plain = load
+
+    def sized(kind):
+        backbone = plain(kind)
+        backbone.stages[0].register_forward_hook(lambda stage, inputs, output: output + 0.01 * len(output))
+        return backbone
+
+    monkeypatch.setitem(start.__globals__, "load", sized)
+    plan = Plan((Phase(4, (0.0, 0.0, 1e-2, 1e-2), 0.0),), losses=(("shot", 1.0),), supervised=False)
+    options = {"batch_size": 8, "others": make_data("image", 21, seed=4)[0], "augment": False, "validation": None}
+    whole, left = play("image", plan, **options)
+    broken_off(after, "image", plan, checkpoints(), **options)
+    events, other = play("image", plan, checkpoints(), **options)
+    assert numbers(events) == numbers(whole)
+    assert_same(other, left)
+
+
 def test_epochs_that_are_told_again_are_not_played_again(checkpoints):
     whole, _ = play("text", "full")
     broken_off(2, "text", "full", checkpoints())
