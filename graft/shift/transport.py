@@ -52,8 +52,6 @@ def optimal_transport(domains: Domains, entropy: float = 0.1, class_strength: fl
     plan = _plan(cost, domains.labels[some] if domains.task == "classification" else None, entropy, class_strength)
     read_source = _NearestMove(source, _barycentres(plan, target) - source)
     moved = read_source(domains.source)
-    # Items that are alike, but of several classes, may move apart: each as its own row of the plan says.
-    moved[some] = source + read_source.move
     head = domains.fit(moved, domains.labels, None)
     return Adapted(head, head, read_source, moved, domains.target)
 
