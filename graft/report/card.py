@@ -1,7 +1,8 @@
-"""The model card: a Result as the README.md of the saved model, with the front matter that the Hugging Face hub reads."""
+"""The model card: a Result or an Adaptation as the README.md of the saved model, with the front matter that the Hugging Face hub reads."""
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from graft.records import Adaptation, Result
@@ -18,12 +19,40 @@ PIPELINE_TAGS = {
 }
 
 
-def model_card(result: Result, adaptation: Adaptation | None = None) -> str:
-    """Markdown: what the model is, what it scored and against what, on which data, how to load it.
+def model_card(result: Result) -> str:
+    """Markdown: what the model is, what it scored and against what, on which data, how to load it."""
+    return _front_matter(result) + _body(result)
 
-    adaptation: what became of the model of `result` on another domain; the card is then of the model that it handed over.
-    """
-    return _front_matter(result, adaptation) + _body(result, adaptation)
+
+def adaptation_card(adaptation: Adaptation) -> str:
+    """Markdown: from what domain to what, how it was chosen, what to expect, and what labels it rests on."""
+    front = [*_tags("other", adaptation.backbone, adaptation.modality, adaptation.task), "- domain-adaptation", "---", ""]
+    checked, about = adaptation.checked, words.items(adaptation.n_target, adaptation.modality)
+    tried = words.plural(len(adaptation.candidates), "candidate")
+    chosen = f": it was chosen among {tried} by what they say about {about} of the target" if adaptation.candidates else ""
+    given = f" but those given for {words.items(checked['n'], adaptation.modality)}" if checked else ""
+    lines = [
+        f"# {_cell(adaptation.target or 'A model')}",
+        "",
+        f"A model for {_cell(adaptation.task)} of {words.items_name(adaptation.modality)}, "
+        f"made with graft from {_code(adaptation.backbone)}.",
+        "",
+        "## Adapted to another domain",
+        "",
+        f"{_cell(sentences.outcome_sentence(adaptation))} No label of the target was read for it{given}{chosen}.",
+        "",
+        f"**{_cell(sentences.estimate_sentence(adaptation))}**",
+        "",
+        *([f"{_cell(sentences.checked_sentence(adaptation))} The choice could see these labels.", ""] if checked else []),
+        *(f"- {reason['speaks']}: {_cell(reason['words'])}" for reason in adaptation.reasons),
+        *([""] if adaptation.reasons else []),
+        *_classes(adaptation.classes),
+        *_USE,
+        "It is a model for the target domain: on items of the source, or of a third domain, measure again before relying on it.",
+        "",
+        *_repeat(adaptation.command),
+    ]
+    return "\n".join(front) + "\n".join(lines)
 
 
 def hub_name(backbone: str) -> str | None:
@@ -43,30 +72,57 @@ def _chosen_weights(result: Result) -> dict[str, Any]:
     return next((row for row in result.weights if row.get("backbone") == result.backbone), {})
 
 
-def _front_matter(result: Result, adaptation: Adaptation | None) -> str:
-    # Every value is written as a JSON string, which YAML reads as it stands, whatever a data set or a class is called.
-    quote = json.dumps
+def _front_matter(result: Result) -> str:
     licence = _chosen_weights(result).get("licence") or ""
+    lines = _tags(licence, result.backbone, result.modality, result.task)
+    lines += ["metrics:", f"- {_quote(result.metric)}"]
+    name = result.data or "model"
+    tag = PIPELINE_TAGS.get((result.modality, result.task))
+    lines += ["model-index:", f"- name: {_quote(name)}", "  results:", "  - task:", f"      type: {tag or result.task}"]
+    lines += ["    dataset:", f"      name: {_quote(name)}", f"      type: {_quote(name)}", "    metrics:"]
+    lines += [f"    - type: {_quote(result.metric)}", f"      value: {result.score:.6g}", "---", ""]
+    return "\n".join(lines)
+
+
+def _tags(licence: str, backbone: str, modality: str, task: str) -> list[str]:
+    """The lines of the front matter that every card begins with."""
     lines = ["---"]
     if re.fullmatch(r"[A-Za-z0-9.-]+", licence):
-        lines.append(f"license: {quote(licence.lower())}")
+        lines.append(f"license: {_quote(licence.lower())}")
     else:
-        lines += ["license: other", f"license_name: {quote(licence or 'unknown')}"]
+        lines += ["license: other", f"license_name: {_quote(licence or 'unknown')}"]
     lines.append("library_name: graft")
-    base = hub_name(result.backbone)
-    if base:
-        lines.append(f"base_model: {quote(base)}")
-    tag = PIPELINE_TAGS.get((result.modality, result.task))
-    if tag:
+    if base := hub_name(backbone):
+        lines.append(f"base_model: {_quote(base)}")
+    if tag := PIPELINE_TAGS.get((modality, task)):
         lines.append(f"pipeline_tag: {tag}")
-    lines += ["tags:", "- graft", "- transfer-learning", "metrics:", f"- {quote(result.metric)}"]
-    # The score of `result` is none of an adapted model, and what is told of that one no held-out labels have shown.
-    if adaptation is None or adaptation.outcome != sentences.ADAPTED:
-        name = result.data or "model"
-        lines += ["model-index:", f"- name: {quote(name)}", "  results:", "  - task:", f"      type: {tag or result.task}"]
-        lines += ["    dataset:", f"      name: {quote(name)}", f"      type: {quote(name)}", "    metrics:"]
-        lines += [f"    - type: {quote(result.metric)}", f"      value: {result.score:.6g}"]
-    return "\n".join([*lines, "---", ""])
+    return [*lines, "tags:", "- graft", "- transfer-learning"]
+
+
+def _quote(text: str) -> str:
+    """A JSON string, which YAML reads as it stands, whatever a data set or a class is called."""
+    return json.dumps(text)
+
+
+def _classes(names: Sequence[str]) -> list[str]:
+    return ["## Classes", "", ", ".join(_code(name) for name in names), ""] if names else []
+
+
+_USE = (
+    "## Use",
+    "",
+    "```python",
+    "import graft",
+    "",
+    'model = graft.Transfer.load("model/")',
+    "model.predict(items)  # file paths, PIL images, arrays or texts",
+    "```",
+    "",
+)
+
+
+def _repeat(command: str) -> list[str]:
+    return ["## Repeat", "", "```", " ".join(command.split()), "```", ""] if command else []
 
 
 def _code(text: object) -> str:
@@ -78,33 +134,7 @@ def _cell(text: object) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
-def _adapted(adaptation: Adaptation) -> list[str]:
-    """From what domain to what, how it was chosen, what to expect, and what labels it rests on."""
-    checked = adaptation.checked
-    about = words.items(adaptation.n_target, adaptation.modality)
-    tried = words.plural(len(adaptation.candidates), "candidate")
-    chosen = f": it was chosen among {tried} by what they say about {about} of the target" if adaptation.candidates else ""
-    read = (
-        f"No label of the target was read for it but those given for {words.items(checked['n'], adaptation.modality)}"
-        if checked
-        else ("No label of the target was read for it")
-    )
-    return [
-        "## Adapted to another domain",
-        "",
-        f"{_cell(sentences.outcome_sentence(adaptation))} {read}{chosen}.",
-        "",
-        f"**{_cell(sentences.estimate_sentence(adaptation))}**",
-        "",
-        *([f"{_cell(sentences.checked_sentence(adaptation))} The choice could see these labels.", ""] if checked else []),
-        *(f"- {reason['speaks']}: {_cell(reason['words'])}" for reason in adaptation.reasons),
-        *([""] if adaptation.reasons else []),
-        "What follows is about the source-only model, on the source.",
-        "",
-    ]
-
-
-def _body(result: Result, adaptation: Adaptation | None) -> str:
+def _body(result: Result) -> str:
     weights = _chosen_weights(result)
     verdict = result.verdict
     meaning = words.strategy_meaning(result.strategy)
@@ -114,7 +144,6 @@ def _body(result: Result, adaptation: Adaptation | None) -> str:
         f"A model for {_cell(result.task)} of {words.items_name(result.modality)}, made with graft from {_code(result.backbone)} by "
         f"{_code(result.strategy)}{f' ({meaning})' if meaning else ''}.",
         "",
-        *(_adapted(adaptation) if adaptation else []),
         "## Did transfer help?",
         "",
         f"**{verdict['outcome'].capitalize()}.** The difference to the better control, {_cell(verdict['against'])}, is "
@@ -123,7 +152,7 @@ def _body(result: Result, adaptation: Adaptation | None) -> str:
         "",
         f"| | {words.metric_name(result.metric)} | 95 % interval |",
         "|---|---|---|",
-        f"| {'the source-only model' if adaptation else 'this model'} | {words.number(result.score)} | {words.span(result.interval)} |",
+        f"| this model | {words.number(result.score)} | {words.span(result.interval)} |",
         *(
             f"| {_cell(name)} (control) | {words.number(control['score'])} | {words.span(control['interval'])} |"
             for name, control in result.controls.items()
@@ -138,18 +167,9 @@ def _body(result: Result, adaptation: Adaptation | None) -> str:
         lines += ["| other metrics | score | 95 % interval |", "|---|---|---|"]
         lines += [f"| {words.metric_name(name)} | {words.number(s['score'])} | {words.span(s['interval'])} |" for name, s in others.items()]
         lines.append("")
-    if result.classes:
-        lines += ["## Classes", "", ", ".join(_code(name) for name in result.classes), ""]
     lines += [
-        "## Use",
-        "",
-        "```python",
-        "import graft",
-        "",
-        'model = graft.Transfer.load("model/")',
-        "model.predict(items)  # file paths, PIL images, arrays or texts",
-        "```",
-        "",
+        *_classes(result.classes),
+        *_USE,
         "The scores hold for items like those it was judged on. For others, measure again before relying on it.",
         "",
         "## Weights",
@@ -157,7 +177,6 @@ def _body(result: Result, adaptation: Adaptation | None) -> str:
         f"Started from {_code(result.backbone)}; licence: {_cell(weights.get('licence') or 'unknown')}; "
         f"pretrained on: {_cell(weights.get('pretrained_on') or 'unknown')}.",
         "",
+        *_repeat(result.command),
     ]
-    if result.command:
-        lines += ["## Repeat", "", "```", " ".join(result.command.split()), "```", ""]
     return "\n".join(lines)

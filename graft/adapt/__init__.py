@@ -1,0 +1,6 @@
+"""Another domain without its labels: candidates, what can be known of each, a guard -> a model. Heavy: torch."""
+
+from graft.adapt.estimator import UNKNOWN, Adapt
+from graft.adapt.run import Adapted, adapt_run
+
+__all__ = ["UNKNOWN", "Adapt", "Adapted", "adapt_run"]

@@ -1,0 +1,157 @@
+"""From two sides to one model: candidates made, their evidence weighed, the guard asked, the chosen one fitted on all of the source."""
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graft import interrupt
+from graft.adapt.candidates import SOURCE_ONLY, Made, averaged, judged, made, methods_for
+from graft.adapt.guard import Decision, Known, decide, decide_numbers
+from graft.adapt.predict import Outlook, Predictor
+from graft.adapt.sides import Progress, Sides
+from graft.errors import GraftError, near_miss
+from graft.heads import LinearHead
+from graft.records import Note, Recipe, Step
+from graft.shift import SHIFTS
+from graft.transfer import Transfer
+from graft.validators import evidence
+
+AUTO = "auto"
+# Least members of a mean.
+_FEW = 3
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be tried. methods: names, or "auto": all that can be had, those that retrain only within a budget.
+
+    seconds: the budget; epochs, lr, recipe: of methods that retrain. guard: whether source-only is kept where in doubt.
+    """
+
+    methods: str | Sequence[str] = AUTO
+    seconds: float | None = None
+    epochs: int = 10
+    lr: float = 1e-3
+    recipe: Recipe = field(default_factory=Recipe)
+    guard: bool = True
+
+
+@dataclass
+class Outcome:
+    """What an adaptation came to. made: the candidates, source-only first. outlooks: what each may be expected to reach, None for one
+    that fell out, and for all of a regression. told: evidence of each, {} for one that fell out. model: fitted, to ship."""
+
+    sides: Sides
+    made: list[Made]
+    outlooks: list[Outlook | None]
+    told: list[dict[str, float]]
+    decision: Decision
+    model: Transfer
+
+    @property
+    def chosen(self) -> Made:
+        return self.made[self.decision.place]
+
+
+def adapt(sides: Sides, asked: Asked, predictor: Predictor, known: Known | None = None, progress: Progress = None) -> Outcome:
+    """Make every candidate, weigh what can be known of each without a target label, decide, and fit what was chosen on all of the source.
+
+    known: the target labels that were given; nothing else here has any. A first Ctrl-C ends the making: what is made is weighed.
+    """
+    everyone = candidates(sides, asked, progress)
+    if sides.task == "regression":
+        decision = decide_numbers(sides, everyone, known) if asked.guard or known else Decision(len(everyone) - 1, [], {})
+        return Outcome(sides, everyone, [None] * len(everyone), [{} for _ in everyone], decision, shipped(sides, everyone[decision.place]))
+    told = []
+    for number, one in enumerate(everyone, start=1):
+        told.append({} if one.fell_out else evidence(judged(sides, one, everyone)))
+        if progress:
+            progress(Step("judging candidates without labels", number, len(everyone)))
+    sound = [place for place, one in enumerate(everyone) if not one.fell_out]
+    predicted = predictor.predict([_row(sides, everyone[place], told[place]) for place in sound])
+    outlooks: list[Outlook | None] = [None] * len(everyone)
+    for place, outlook in zip(sound, predicted, strict=True):
+        outlooks[place] = outlook
+    decision = decide(sides, everyone, outlooks, told, known, guard=asked.guard)
+    return Outcome(sides, everyone, outlooks, told, decision, shipped(sides, everyone[decision.place]))
+
+
+def candidates(sides: Sides, asked: Asked, progress: Progress = None) -> list[Made]:
+    """Source-only first, then methods on features with each of their settings, their mean, and those that retrain, while time is left."""
+    begun, wished = time.perf_counter(), known_methods(sides, asked.methods, asked.seconds is not None)
+    on_features = [(name, settings) for name in wished if name in SHIFTS for settings in SHIFTS[name].grid]
+    retraining = [name for name in wished if name not in SHIFTS]
+    found = [made(sides, SOURCE_ONLY, {})]
+    for number, (name, settings) in enumerate(on_features, start=1):
+        if interrupt.asked():
+            return found
+        found.append(made(sides, name, settings))
+        if progress:
+            progress(Step("methods on features", number, len(on_features)))
+    if len({one.method for one in found if not one.fell_out}) > _FEW:
+        found.append(averaged(sides, found))
+    for number, name in enumerate(retraining):
+        if interrupt.asked():
+            return found
+        spent = time.perf_counter() - begun
+        if asked.seconds is not None and number and spent * (number + 1) / number > asked.seconds:
+            if progress:
+                progress(Note(f"the budget of {asked.seconds:.0f} s is spent; without a turn: {', '.join(retraining[number:])}"))
+            break
+        # Only now: what retrains needs torch's gradients, which methods on features do not.
+        from graft.adapt.trained import made_by_training
+
+        found.append(made_by_training(sides, name, {}, epochs=asked.epochs, lr=asked.lr, recipe=asked.recipe, progress=progress))
+    return found
+
+
+def known_methods(sides: Sides, methods: str | Sequence[str], retrains: bool) -> list[str]:
+    """The methods to try, without source-only, which always is. Raises GraftError for a name that cannot be had here, saying why."""
+    from graft.adapt.trained import TRAINED, trained_methods
+
+    features, training = [name for name in methods_for(sides) if name != SOURCE_ONLY], trained_methods(sides)
+    if isinstance(methods, str) and methods == AUTO:
+        return [*features, *(training if retrains else ())]
+    names = [methods] if isinstance(methods, str) else list(methods)
+    for name in names:
+        if name in features or name in training or name == SOURCE_ONLY:
+            continue
+        everything = [*SHIFTS, "adabn", *TRAINED]
+        if name not in everything:
+            raise GraftError(f"method {name!r}, expected {AUTO!r} or some of {', '.join(everything)}.{near_miss(name, everything)}")
+        lacking = "the source's items" if sides.source is None else f"another task than {sides.task}, or a network with layers to train"
+        raise GraftError(f"method {name} needs {lacking}, expected one of {', '.join([*features, *training])}.")
+    return [name for name in dict.fromkeys(names) if name != SOURCE_ONLY]
+
+
+def _row(sides: Sides, one: Made, told: Mapping[str, float]) -> dict[str, Any]:
+    sizes = {"n_source": len(sides.learned), "n_target": len(sides.target_rows), "classes": sides.n_classes}
+    return {"method": one.method, "retrained": one.model is not None, **sizes, **told}
+
+
+def shipped(sides: Sides, one: Made) -> Transfer:
+    """The chosen candidate as a model: on features it is made again with the held part of the source too; a retrained one is as it is."""
+    if one.model is not None:
+        return one.model
+    if sides.source is None:
+        return altered(sides.model, head=one.head, strategy=one.method)
+    rows = np.concatenate([sides.learned_rows, sides.held_rows])
+    labels = np.concatenate([sides.labels(sides.learned), sides.labels(sides.held)])
+    whole = sides.whole(sides.fit(rows, labels))
+    if one.method == SOURCE_ONLY:
+        return altered(sides.model, head=whole.head, strategy=SOURCE_ONLY)
+    # A mean's members are not made again: what was judged is what is handed over.
+    head = SHIFTS[one.method](whole, **one.settings).head if one.method in SHIFTS else one.head
+    return altered(sides.model, head=head, strategy=one.method)
+
+
+def altered(model: Transfer, *, head: LinearHead | None = None, strategy: str = "") -> Transfer:
+    """A copy of a fitted model with another head. strategy: what was done to it, added to its own."""
+    other = copy.copy(model)
+    other.head_ = model.head_ if head is None else head
+    other.strategy_ = f"{model.strategy_} + {strategy}" if strategy and strategy != SOURCE_ONLY else model.strategy_
+    return other

@@ -1,0 +1,189 @@
+"""The guard: whether the evidence is enough to put a method in the place of source-only, and the reasons in words. Fits nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+
+from graft.adapt.candidates import Made
+from graft.adapt.predict import Outlook
+from graft.adapt.sides import Sides
+from graft.errors import GraftError
+from graft.evaluate import difference_on_items, interval_over_items
+from graft.records import Difference
+from graft.transferability import DISTANCES
+from graft.validators import density_ratio
+
+# How sure a gain must be. Chosen on recorded runs: see benchmarks/README.md.
+LEAST_SURE = 0.8
+# Items of each side that the proxy A-distance is measured on.
+_COMPARED = 2000
+_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Known:
+    """Target labels that were given. places: (k,) of target items, each once; labels: (k,) class indices, or values."""
+
+    places: np.ndarray
+    labels: np.ndarray
+
+    def difference(self, sides: Sides, one: Made, other: Made, metric: str) -> Difference:
+        """The metric of one candidate minus that of another on these items."""
+        return difference_on_items(metric, self.labels, one.outputs[self.places], other.outputs[self.places], seed=sides.seed)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """place: of the chosen candidate. reasons: as `records.Adaptation` has them. checked: what the given labels say, {} without."""
+
+    place: int
+    reasons: list[dict[str, Any]]
+    checked: dict[str, Any]
+
+
+def decide(
+    sides: Sides,
+    everyone: Sequence[Made],
+    outlooks: Sequence[Outlook | None],
+    told: Sequence[Mapping[str, float]],
+    known: Known | None,
+    *,
+    guard: bool = True,
+) -> Decision:
+    """The candidate with the best outlook, or source-only (the first) where no gain is sure enough.
+
+    known: labels that correct the outlooks: each gain is the mean of the predicted and the measured one, weighed by their variances.
+    """
+    gains = {place: (one.gain, one.spread) for place, one in enumerate(outlooks) if one is not None}
+    measured: dict[int, Difference] = {}
+    if known is not None:
+        for place, (gain, spread) in gains.items():
+            measured[place] = known.difference(sides, everyone[place], everyone[0], "accuracy")
+            gains[place] = _together(gain, spread, measured[place])
+    best = max(gains, key=lambda place: (gains[place][0], -place))
+    sure = _sure(*gains[best]) if best else 1.0
+    chosen = best if sure >= LEAST_SURE or not guard else 0
+    reasons = _reasons(sides, everyone, outlooks, told, best, sure, measured.get(best), guard)
+    return Decision(chosen, reasons, {} if known is None else _checked(sides, everyone, chosen, known, measured, "accuracy"))
+
+
+def _together(gain: float, spread: float, measured: Difference) -> tuple[float, float]:
+    """Mean and spread of a predicted and a measured gain together."""
+    # Of few items all of which agree the bootstrap's interval is that of one item turning either way: it is never 0.
+    other = max((measured.interval[1] - measured.interval[0]) / (2 * 1.96), 1e-9)
+    weight = spread**-2 / (spread**-2 + other**-2) if spread else 1.0
+    return weight * gain + (1 - weight) * measured.effect, (spread**-2 + other**-2) ** -0.5 if spread else 0.0
+
+
+def _sure(gain: float, spread: float) -> float:
+    """Probability that the gain is above 0."""
+    return float(norm.cdf(gain / spread)) if spread else float(gain > 0)
+
+
+def _reasons(
+    sides: Sides,
+    everyone: Sequence[Made],
+    outlooks: Sequence[Outlook | None],
+    told: Sequence[Mapping[str, float]],
+    best: int,
+    sure: float,
+    measured: Difference | None,
+    guard: bool,
+) -> list[dict[str, Any]]:
+    outlook, name = outlooks[best], everyone[best].name
+    assert outlook is not None
+    if not best:
+        return [_reason("predicted gain", outlook.gain, "no method is expected to do better than source-only", "against")]
+    bar = f"at least {100 * LEAST_SURE:.0f} % are asked for" if guard else "the guard was turned off"
+    words = f"{name} is expected to change accuracy by {100 * outlook.gain:+.1f} points, and to help with {100 * sure:.0f} %; {bar}"
+    found = [_reason("predicted gain", outlook.gain, words, "for" if sure >= LEAST_SURE else "against")]
+    if measured is not None:
+        low, high = measured.interval
+        points = f"{100 * measured.effect:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+        words = f"on {measured.n} labelled target items it changes by {points}"
+        found.append(_reason("target labels", measured.effect, words, "for" if low > 0 else "against" if high < 0 else "neither"))
+    before, after = told[0], told[best]
+    for evidence, column, what in _COMPARED_EVIDENCE:
+        if column in before and column in after and np.isfinite([before[column], after[column]]).all():
+            change = after[column] - before[column]
+            speaks = "neither" if abs(change) < 0.005 else "for" if change > 0 else "against"
+            found.append(_reason(evidence, after[column], f"{what}: {before[column]:.3f} before, {after[column]:.3f} after", speaks))
+    if len(sides.learned_rows):
+        apart = [DISTANCES["proxy_a"](*(side[:_COMPARED] for side in (one.learned, one.target))) for one in (everyone[0], everyone[best])]
+        speaks = "for" if apart[1] < apart[0] - 0.05 else "against" if apart[1] > apart[0] + 0.05 else "neither"
+        words = f"proxy A-distance of the domains: {apart[0]:.2f} before, {apart[1]:.2f} after (0: cannot be told apart, 2: always)"
+        found.append(_reason("distance", apart[1], words, speaks))
+    return found
+
+
+# (evidence, column, in words) of what is told of source-only and of the best candidate; higher speaks for it.
+_COMPARED_EVIDENCE = (
+    ("agreement", "agreement", "share of the other candidates' predictions that agree"),
+    ("confidence", "atc", "accuracy that confidences promise, by the threshold that fits the source"),
+    ("cycle consistency", "reverse", "accuracy on the source of a classifier that learned the target as it is predicted"),
+    ("class balance", "class_balance", "minus the divergence of the predicted classes from the source's shares"),
+)
+
+
+def _reason(evidence: str, value: float, words: str, speaks: str) -> dict[str, Any]:
+    return {"evidence": evidence, "value": float(value), "words": words, "speaks": speaks}
+
+
+def _checked(
+    sides: Sides, everyone: Sequence[Made], chosen: int, known: Known, measured: Mapping[int, Difference], metric: str
+) -> dict[str, Any]:
+    """What the given labels say of the chosen candidate and of source-only."""
+    found: dict[str, Any] = {"n": len(known.places)}
+    for key, one in (("", everyone[chosen]), ("source_only", everyone[0])):
+        score = interval_over_items(metric, known.labels, one.outputs[known.places], sides.seed)
+        told = {"score": score.value, "interval": score.interval}
+        found |= {key: told} if key else told
+    if chosen:
+        difference = measured[chosen]
+        low, high = difference.interval
+        outcome = "helps" if low > 0 else "hurts" if high < 0 else "no difference shown"
+        found["verdict"] = vars(difference) | {"outcome": outcome, "against": "source_only"}
+    return found
+
+
+def decide_numbers(sides: Sides, everyone: Sequence[Made], known: Known | None) -> Decision:
+    """Of a regression: the candidate whose squared error on held-out source items, weighed as the target lies, is surely less.
+
+    Without target labels nothing else can be said of errors, and that only under covariate shift. The interval is a bootstrap over items.
+    """
+    if sides.source is None:
+        raise GraftError("a regression without its source's items cannot be adapted: nothing tells its errors. Give the source as well.")
+    if known is not None:
+        labels = known.labels
+        errors = [(one.outputs[known.places] - labels) ** 2 if not one.fell_out else None for one in everyone]
+        weight, where = np.ones(len(labels)), f"{len(labels)} labelled target items"
+    else:
+        labels = sides.labels(sides.held)
+        errors = [(one.held_outputs - labels) ** 2 if not one.fell_out else None for one in everyone]
+        weight = density_ratio(sides.learned_rows, sides.target_rows, sides.held_rows, sides.seed)
+        where = f"{len(labels)} held-out source items, weighed as the target lies"
+    rng = np.random.default_rng(sides.seed)
+    draws = rng.integers(len(labels), size=(_DRAWS, len(labels)))
+    best, best_low, reasons = 0, 0.0, []
+    assert errors[0] is not None
+    base = float(weight @ errors[0] / weight.sum())
+    for place, error in enumerate(errors[1:], start=1):
+        if error is None:
+            continue
+        gain = errors[0] - error
+        means = (weight[draws] * gain[draws]).sum(axis=1) / weight[draws].sum(axis=1)
+        low, high = np.quantile(means, (1 - LEAST_SURE, LEAST_SURE)) / base
+        effect = float(weight @ gain / weight.sum()) / base
+        words = f"{everyone[place].name}: squared error {-100 * effect:+.1f} % ({-100 * high:+.1f} to {-100 * low:+.1f}) on {where}"
+        reasons.append(_reason("weighed error", effect, words, "for" if low > 0 else "against" if high < 0 else "neither"))
+        if low > best_low:
+            best, best_low = place, float(low)
+    reasons.sort(key=lambda reason: -reason["value"])
+    checked = {}
+    if known is not None:
+        measured = {place: known.difference(sides, everyone[place], everyone[0], "rmse") for place in {best} if place}
+        checked = _checked(sides, everyone, best, known, measured, "rmse")
+    return Decision(best, reasons, checked)
