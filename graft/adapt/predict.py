@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from graft.errors import GraftError
+from graft.validators import ESTIMATES, VALIDATORS
 
 EVIDENCE = Path(__file__).with_name("evidence.csv")
 # What speaks for one candidate beside another of the same data.
@@ -48,14 +49,19 @@ class Outlook:
     spread: float
     gain_interval: tuple[float, float]
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the interval tells anything: it is not all that an accuracy can be."""
+        return self.interval != (0.0, 1.0)
+
 
 @dataclass(frozen=True)
 class Predictor:
     """Accuracies on a target, from what is known without its labels.
 
-    level: of the correction of the mean estimate, gain: of the differences to source-only. scale: usual step of each sign. standing:
-    method -> mean difference to source-only in logits on recorded pairs. missed: sorted shares (level) by which left-out truths missed,
-    in logits; spread: standard deviation of what is missed of a chosen gain, in accuracy. collections: that it learned from.
+    level: weights that correct the mean estimate, gain: weights of what speaks for a candidate. scale: usual step of each sign. standing:
+    method -> mean difference to source-only in logits on recorded pairs. missed: (low, high), in logits, what 90 % of left-out truths
+    missed by at most; spread: standard deviation of what is missed of a chosen gain, in accuracy. collections: that it learned from.
     """
 
     level: np.ndarray
@@ -160,17 +166,18 @@ def fit(rows: Sequence[Row]) -> Predictor:
     With fewer than three collections nothing is corrected, no gain is predicted, and intervals are from 0 to 1.
     """
     known = [row for row in rows if row.get("accuracy", "") not in (None, "")]
-    cases = [_Case.of(case) for case in cases_of(known) if case[0]["method"] == SOURCE_ONLY]
+    # Of a case without source-only no gain is known, of one with nothing else there is none.
+    cases = [_Case.of(case) for case in cases_of(known) if case[0]["method"] == SOURCE_ONLY and len(case) > 1]
     names = tuple(dict.fromkeys(case.collection for case in cases))
     if len(names) < _LEAST_COLLECTIONS:
         return Predictor(np.zeros(2 + len(LEVELS)), np.zeros(_WIDTH), {}, {}, (-math.inf, math.inf), 1.0, names)
-    level_strength = min(_STRENGTHS, key=lambda one: sum(gap**2 for _, gap in _missed_levels(cases, one)))
+    level_strength = min(_STRENGTHS, key=lambda one: float((_missed_levels(cases, one) ** 2).sum()))
     gain_strength = min(_STRENGTHS, key=lambda one: _lost(cases, one))
     solved = _solve(cases, level_strength, gain_strength)
-    # The largest few of what is missed are on both sides left out of the interval.
-    gaps = np.sort([gap for _, gap in _missed_levels(cases, level_strength)])
-    rank = math.ceil((len(gaps) + 1) * (1 + LEVEL) / 2)
-    half = np.sort(np.abs(gaps))[min(len(gaps), math.ceil((len(gaps) + 1) * LEVEL)) - 1] if rank else 1.0
+    gaps = np.sort(np.abs(_missed_levels(cases, level_strength)))
+    # Vovk et al. 2005: the rank that a new truth's own gap lies below with this probability; of few cases none does.
+    rank = math.ceil((len(gaps) + 1) * LEVEL)
+    half = gaps[rank - 1] if rank <= len(gaps) else math.inf
     chosen = [_chosen(case, _left_out(cases, case.collection, level_strength, gain_strength)) for case in cases]
     apart = np.array([true - told for told, true in chosen if told > 0] or [1.0])
     spread = float(np.sqrt((apart**2).mean()))
@@ -222,8 +229,8 @@ def _standing(cases: Sequence[_Case]) -> dict[str, float]:
     return {name: sum(values) / (len(values) + _RUNS_TO_BELIEVE) for name, values in found.items()}
 
 
-def _missed_levels(cases: Sequence[_Case], strength: float) -> list[tuple[str, float]]:
-    """(collection, truth minus prediction in logits) of source-only of each case, predicted without its collection."""
+def _missed_levels(cases: Sequence[_Case], strength: float) -> np.ndarray:
+    """(cases,) truth minus prediction in logits, of source-only of each case, predicted without its collection."""
     found = []
     for name in dict.fromkeys(case.collection for case in cases):
         others = [case for case in cases if case.collection != name]
@@ -233,8 +240,8 @@ def _missed_levels(cases: Sequence[_Case], strength: float) -> list[tuple[str, f
         for case in cases:
             if case.collection == name:
                 told = _base(case.rows[0]) + float(_level_terms(case.rows[0]) @ solved)
-                found.append((name, float(logit(_shares(case.true[0]))) - told))
-    return found
+                found.append(float(logit(_shares(case.true[0]))) - told)
+    return np.array(found)
 
 
 def _chosen(case: _Case, predictor: Predictor) -> tuple[float, float]:
@@ -272,6 +279,16 @@ def read_evidence(*paths: str | Path) -> list[dict[str, str]]:
 
 
 @functools.cache
-def recorded() -> Predictor:
-    """The predictor from the runs that graft comes with."""
-    return fit(read_evidence())
+def recorded(with_source: bool = True) -> Predictor:
+    """The predictor from the runs that graft comes with.
+
+    with_source: whether the source's items are at hand. Where they are not, what is asked of them is not known in the recorded runs either:
+    weights and intervals are those of predictions that do without.
+    """
+    rows: Sequence[Row] = read_evidence()
+    if not with_source:
+        asks = {
+            name for registry in (VALIDATORS, ESTIMATES) for name in registry if {"source", "learned", "line"} & {*registry[name].needs}
+        }
+        rows = [{name: "" if name in asks else value for name, value in row.items()} for row in rows]
+    return fit(rows)
