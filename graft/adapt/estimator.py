@@ -190,7 +190,7 @@ class Adapt(ClassifierMixin, BaseEstimator):
         return type(self)(**self.get_params(deep=False))
 
     def __sklearn_tags__(self) -> Tags:
-        given = self.backbone
+        given = getattr(self, "model_", self.backbone)
         tags = (given if isinstance(given, Transfer) else self._source_only()).__sklearn_tags__()
         if tags.classifier_tags:
             tags.classifier_tags.multi_label = False
@@ -250,11 +250,14 @@ def _picked(X: Any, places: np.ndarray) -> Any:
 
 
 def _items(model: Transfer, X_target: Any) -> Sequence[Any]:
-    shape, width = np.shape(X_target), getattr(model, "n_features_in_", None)
-    if width is not None and len(shape) == 2 and shape[0] and shape[1] != width:
+    width = getattr(model, "n_features_in_", None)
+    shape = (len(X_target),) if width is None else np.asarray(X_target).shape
+    if shape[:1] == (0,):
+        # Named as an empty target by who counts the items.
+        return []
+    if len(shape) == 2 and shape[1] != width:
         raise GraftError(f"the target has rows of {shape[1]} numbers, the source of {width}, expected the same columns on both sides.")
-    # An empty target is named as such, before anyone asks for its shape.
-    return model.prepare_items(X_target) if len(X_target) else []
+    return model.prepare_items(X_target)
 
 
 def shares(model: Transfer, prior: Sequence[float] | None) -> np.ndarray:

@@ -21,6 +21,8 @@ LEAST_SURE = 0.8
 # Items of each side that the proxy A-distance is measured on.
 _COMPARED = 2000
 _DRAWS = 1000
+# Of a regression, one a candidate: what more are there say the same of other settings.
+_REASONS = 8
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def decide_numbers(sides: Sides, everyone: Sequence[Made], known: Known | None, 
     rng = np.random.default_rng(sides.seed)
     weights = np.append(weight, (weight.mean(),) * 2)
     draws = rng.integers(len(weights), size=(_DRAWS, len(weights)))
-    best, best_worth, reasons = 0, 0.0, []
+    best, best_worth = 0, 0.0
+    reasons: dict[int, dict[str, Any]] = {}
     assert errors[0] is not None
     # In shares of source-only's error, which may be 0.
     base = max(float(weight @ errors[0] / weight.sum()), float(np.finfo(np.float32).tiny))
@@ -186,13 +189,14 @@ def decide_numbers(sides: Sides, everyone: Sequence[Made], known: Known | None, 
         low, high = np.quantile(means, (1 - LEAST_SURE, LEAST_SURE)) / base
         effect = float(weight @ gain / weight.sum()) / base
         words = f"{everyone[place].name}: squared error {-100 * effect:+.1f} % ({-100 * high:+.1f} to {-100 * low:+.1f}) on {where}"
-        reasons.append(_reason("weighed error", effect, words, "for" if low > 0 else "against" if high < 0 else "neither"))
+        reasons[place] = _reason("weighed error", effect, words, "for" if low > 0 else "against" if high < 0 else "neither")
         worth = float(low) if guard else effect
         if worth > best_worth:
             best, best_worth = place, worth
-    reasons.sort(key=lambda reason: -reason["value"])
+    # What decided comes first.
+    order = sorted(reasons, key=lambda place: (place != best, -reasons[place]["value"]))
     checked = {}
     if known is not None:
         measured = {place: known.difference(sides, everyone[place], everyone[0], "rmse") for place in {best} if place}
         checked = _checked(sides, everyone, best, known, measured, "rmse")
-    return Decision(best, reasons, checked)
+    return Decision(best, [reasons[place] for place in order[:_REASONS]], checked)

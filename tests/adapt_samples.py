@@ -1,0 +1,88 @@
+"""Made domains, made evidence and labels that nobody may look at, for the tests of adaptation. Everything is drawn from a seed."""
+
+import numpy as np
+from scipy.special import expit, logit
+
+from graft.adapt.predict import LEVELS, SIGNS, Predictor
+
+# A method that mends the shift of `domains`, and is soon done.
+MENDS = "standardise"
+
+
+def domains(n=60, m=50, *, shift=1.5, seed=0, classes=2, width=4, prior=None):
+    """Rows and labels of a source, rows and labels of a target that lies `shift` further in every direction."""
+    rng = np.random.default_rng(seed)
+    means = 3.0 * np.eye(classes, width)
+    labels, target_labels = rng.integers(0, classes, n), rng.choice(classes, m, p=prior)
+    labels[:classes] = np.arange(classes)
+    source = means[labels] + rng.normal(size=(n, width))
+    target = means[target_labels] + rng.normal(size=(m, width)) + shift
+    return source, labels, target, target_labels
+
+
+def numbers(n=80, m=60, *, shift=2.0, seed=0):
+    """Rows and values of a regression whose target lies `shift` further."""
+    rng = np.random.default_rng(seed)
+    source, target = rng.normal(size=(n, 3)), rng.normal(size=(m, 3)) + shift
+    weight = np.array([1.0, -2.0, 0.5])
+    return source, source @ weight + 0.1 * rng.normal(size=n) + 0.25, target, (target - shift) @ weight + 0.25
+
+
+def believes(gains=None, *, spread=0.02, level=0.0):
+    """A predictor that knows beforehand what each method is worth in logits: the signs tell it nothing."""
+    weights = np.zeros(len(SIGNS) + 1)
+    weights[-1] = 1.0
+    correction = np.zeros(2 + len(LEVELS))
+    correction[0] = level
+    return Predictor(correction, weights, {}, dict(gains or {}), (-0.5, 0.5), spread, ("made",))
+
+
+def row(method, accuracy, *, collection="a", pair="p", seed=0, **told):
+    """A recorded run. told: columns; those of validators and estimates that are not told are empty."""
+    about = {"collection": collection, "pair": pair, "sabotage": "", "seed": seed, "method": method, "fell_out": "", "classes": 2}
+    return about | {"accuracy": accuracy} | dict.fromkeys((*SIGNS, *LEVELS), "") | told
+
+
+def evidence(collections=8, pairs=10, *, methods=("coral", "kmm", "tca"), gain=0.4, noise=0.3, seed=0):
+    """Recorded runs in which every estimate is a little too high, and one sign, agreement, tells each candidate's gain in truth.
+
+    gain: standard deviation of what a method changes, in logits; noise: of the estimates, in logits.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for collection in range(collections):
+        for pair in range(pairs):
+            base = rng.normal(1.0, 0.7)
+            changes = {"source_only": 0.0} | {name: float(rng.normal(0, gain)) for name in methods}
+            told = {name: float(expit(base + 0.5 + noise * rng.normal())) for name in LEVELS}
+            for method, change in changes.items():
+                signs = {name: float(rng.normal()) for name in SIGNS if name not in LEVELS} | {"agreement": change}
+                about = {"collection": f"c{collection}", "pair": f"c{collection}-{pair}"}
+                rows.append(row(method, float(expit(base + change)), **about, **told | signs))
+    return rows
+
+
+class Untouchable:
+    """A label that raises whatever is done with it."""
+
+    def _touched(self, *_, **__):
+        raise AssertionError("a label of the target was touched")
+
+    for _name in (
+        "eq ne lt le gt ge hash str repr format bool float int index complex len iter next getitem contains call array add radd sub rsub "
+        "mul rmul truediv neg abs and or invert array_ufunc array_function reduce reduce_ex copy deepcopy"
+    ).split():
+        locals()[f"__{_name}__"] = _touched
+    del _name
+
+
+def untouchable(n):
+    """(n,) of them; assigned one by one, as numpy would ask a list of them what they are."""
+    found = np.empty(n, object)
+    for place in range(n):
+        found[place] = Untouchable()
+    return found
+
+
+def accuracy_as_logit(value):
+    return float(logit(value))
