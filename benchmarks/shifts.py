@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image, ImageEnhance, ImageFilter
 
 # Of each side, drawn by seed.
-AT_MOST = 1500
+AT_MOST = 800
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _tfidf(source, target):
     """Words and pairs of words of the source alone: its vocabulary and frequencies are what a source-only model has."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    weigh = TfidfVectorizer(ngram_range=(1, 2), min_df=3, max_features=2000, sublinear_tf=True).fit(source[0])
+    weigh = TfidfVectorizer(ngram_range=(1, 2), min_df=3, max_features=1000, sublinear_tf=True).fit(source[0])
     rows = [weigh.transform(side[0]).toarray().astype(np.float32) for side in (source, target)]
     return (rows[0], source[1]), (rows[1], target[1])
 
