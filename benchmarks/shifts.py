@@ -14,6 +14,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 # Of each side, drawn by seed.
 AT_MOST = 800
+# Of a data set of sentences, before sides are drawn.
+_TEXTS = 4500
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def _sentences(task, shared, work):
         from draw import texts
 
         read = texts(task, Path(shared)).drop_duplicates("item")
-        read = read.iloc[np.random.default_rng(0).permutation(len(read))[: 3 * AT_MOST]]
+        read = read.iloc[np.random.default_rng(0).permutation(len(read))[:_TEXTS]]
         return {"rows": _minilm(read["item"]), "labels": np.unique(read["label"], return_inverse=True)[1]}
 
     kept = _kept(work, task, compute)

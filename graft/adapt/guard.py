@@ -63,11 +63,16 @@ def decide(
         for place, (gain, spread) in gains.items():
             measured[place] = known.difference(sides, everyone[place], everyone[0], "accuracy")
             gains[place] = _together(gain, spread, measured[place])
-    best = max(gains, key=lambda place: (gains[place][0], -place))
-    sure = _sure(*gains[best]) if best else 1.0
+    best, sure = best_of(gains)
     chosen = best if sure >= LEAST_SURE or not guard else 0
     reasons = _reasons(sides, everyone, outlooks, told, best, sure, measured.get(best), guard)
     return Decision(chosen, reasons, {} if known is None else _checked(sides, everyone, chosen, known, measured, "accuracy"))
+
+
+def best_of(gains: Mapping[int, tuple[float, float]]) -> tuple[int, float]:
+    """(place, probability that it is better than source-only) of the candidate with the highest gain. gains: place -> gain and spread."""
+    best = max(gains, key=lambda place: (gains[place][0], -place))
+    return best, _sure(*gains[best]) if best else 1.0
 
 
 def _together(gain: float, spread: float, measured: Difference) -> tuple[float, float]:
