@@ -157,7 +157,8 @@ def _checked(
 def decide_numbers(sides: Sides, everyone: Sequence[Made], known: Known | None) -> Decision:
     """Of a regression: the candidate whose squared error on held-out source items, weighed as the target lies, is surely less.
 
-    Without target labels nothing else can be said of errors, and that only under covariate shift. The interval is a bootstrap over items.
+    Without target labels nothing else can be said of errors, and that only under covariate shift, and of methods that weigh the source's
+    items but leave features alone. The interval is a bootstrap over items.
     """
     if sides.source is None:
         raise GraftError("a regression without its source's items cannot be adapted: nothing tells its errors. Give the source as well.")
@@ -176,7 +177,8 @@ def decide_numbers(sides: Sides, everyone: Sequence[Made], known: Known | None) 
     assert errors[0] is not None
     base = float(weight @ errors[0] / weight.sum())
     for place, error in enumerate(errors[1:], start=1):
-        if error is None:
+        # Weights stand for the target only where rows stay as they are: of moved ones the source's errors tell nothing there.
+        if error is None or (known is None and everyone[place].weights is None):
             continue
         gain = errors[0] - error
         means = (weight[draws] * gain[draws]).sum(axis=1) / weight[draws].sum(axis=1)
