@@ -21,7 +21,7 @@ from graft.transfer import Transfer
 from graft.validators import evidence
 
 AUTO = "auto"
-# Least members of a mean.
+# Methods beside source-only that a mean is made of at least: of two it is neither's.
 _FEW = 3
 
 
@@ -29,7 +29,8 @@ _FEW = 3
 class Asked:
     """What is to be tried. methods: names, or "auto": all that can be had, those that retrain only within a budget.
 
-    seconds: the budget; epochs, lr, recipe: of methods that retrain. guard: whether source-only is kept where in doubt.
+    seconds: of methods that retrain, above 0; None: none does. epochs, lr, recipe: theirs. guard: whether source-only is kept where in
+    doubt. Raises GraftError for a name that no method has, and for a method that retrains without time to do so.
     """
 
     methods: str | Sequence[str] = AUTO
@@ -39,11 +40,29 @@ class Asked:
     recipe: Recipe = field(default_factory=Recipe)
     guard: bool = True
 
+    def __post_init__(self) -> None:
+        from graft.adapt.trained import ADABN, TRAINED
+
+        everything = [*SHIFTS, ADABN, *TRAINED]
+        for name in self.names:
+            if name not in everything:
+                raise GraftError(f"method {name!r}, expected {AUTO!r} or some of {', '.join(everything)}.{near_miss(name, everything)}")
+            if name not in SHIFTS and self.seconds is None:
+                raise GraftError(f"method {name} retrains the network, expected a budget for it: budget='10m' (--budget 10m).")
+
+    @property
+    def names(self) -> list[str]:
+        """The methods that were named; [] for "auto"."""
+        if isinstance(self.methods, str):
+            return [] if self.methods == AUTO else [self.methods]
+        return list(self.methods)
+
 
 @dataclass
 class Outcome:
     """What an adaptation came to. made: the candidates, source-only first. outlooks: what each may be expected to reach, None for one
-    that fell out, and for all of a regression. told: evidence of each, {} for one that fell out. model: fitted, to ship."""
+    that fell out, and for all of a regression. told: evidence of each, {} for one that fell out. model: fitted, to ship. known: the target
+    labels that were given. missing: what Ctrl-C left out, in words."""
 
     sides: Sides
     made: list[Made]
@@ -51,6 +70,8 @@ class Outcome:
     told: list[dict[str, float]]
     decision: Decision
     model: Transfer
+    known: Known | None = None
+    missing: str = ""
 
     @property
     def chosen(self) -> Made:
@@ -61,12 +82,15 @@ def adapt(sides: Sides, asked: Asked, predictor: Predictor, known: Known | None 
     """Make every candidate, weigh what can be known of each without a target label, decide, and fit what was chosen on all of the source.
 
     known: the target labels that were given; nothing else here has any. A first Ctrl-C ends the making: what is made is weighed.
+    Raises GraftError for methods that cannot be had here, and where source-only itself cannot.
     """
-    everyone = candidates(sides, asked, progress)
+    everyone, missing = candidates(sides, asked, progress)
+    outlooks: list[Outlook | None] = [None] * len(everyone)
+    told: list[dict[str, float]] = []
     if sides.task == "regression":
-        decision = decide_numbers(sides, everyone, known) if asked.guard or known else Decision(len(everyone) - 1, [], {})
-        return Outcome(sides, everyone, [None] * len(everyone), [{} for _ in everyone], decision, shipped(sides, everyone[decision.place]))
-    told = []
+        decision = decide_numbers(sides, everyone, known, guard=asked.guard)
+        told = [{} for _ in everyone]
+        return Outcome(sides, everyone, outlooks, told, decision, shipped(sides, everyone[decision.place]), known, missing)
     for number, one in enumerate(everyone, start=1):
         told.append({} if one.fell_out else evidence(judged(sides, one, everyone)))
         if progress:
@@ -74,59 +98,70 @@ def adapt(sides: Sides, asked: Asked, predictor: Predictor, known: Known | None 
     told[0] |= traits(sides, everyone[0])
     sound = [place for place, one in enumerate(everyone) if not one.fell_out]
     predicted = predictor.predict([_row(sides, everyone[place], told[place]) for place in sound])
-    outlooks: list[Outlook | None] = [None] * len(everyone)
     for place, outlook in zip(sound, predicted, strict=True):
         outlooks[place] = outlook
     decision = decide(sides, everyone, outlooks, told, known, guard=asked.guard)
-    return Outcome(sides, everyone, outlooks, told, decision, shipped(sides, everyone[decision.place]))
+    return Outcome(sides, everyone, outlooks, told, decision, shipped(sides, everyone[decision.place]), known, missing)
 
 
-def candidates(sides: Sides, asked: Asked, progress: Progress = None) -> list[Made]:
-    """Source-only first, then methods on features with each of their settings, their mean, and those that retrain, while time is left."""
-    begun, wished = time.perf_counter(), known_methods(sides, asked.methods, asked.seconds is not None)
+def candidates(sides: Sides, asked: Asked, progress: Progress = None) -> tuple[list[Made], str]:
+    """Source-only first, then methods on features with each of their settings, their mean, and those that retrain, while time is left.
+
+    With them what Ctrl-C left out, in words.
+    """
+    wished = known_methods(sides, asked)
     on_features = [(name, settings) for name in wished if name in SHIFTS for settings in SHIFTS[name].grid]
     retraining = [name for name in wished if name not in SHIFTS]
     found = [made(sides, SOURCE_ONLY, {})]
+    if found[0].fell_out:
+        raise GraftError(found[0].fell_out)
     for number, (name, settings) in enumerate(on_features, start=1):
         if interrupt.asked():
-            return found
+            return found, f"without a turn: {', '.join(dict.fromkeys([*(one for one, _ in on_features[number - 1 :]), *retraining]))}"
         found.append(made(sides, name, settings))
         if progress:
             progress(Step("methods on features", number, len(on_features)))
     if len({one.method for one in found if not one.fell_out}) > _FEW:
         found.append(averaged(sides, found))
+    begun, longest = time.perf_counter(), 0.0
     for number, name in enumerate(retraining):
+        left_out = f"without a turn: {', '.join(retraining[number:])}"
         if interrupt.asked():
-            return found
-        spent = time.perf_counter() - begun
-        if asked.seconds is not None and number and spent * (number + 1) / number > asked.seconds:
+            return found, left_out
+        # What has run says how long the next may take; of the first nothing does.
+        assert asked.seconds is not None
+        if time.perf_counter() - begun + longest > asked.seconds:
             if progress:
-                progress(Note(f"the budget of {asked.seconds:.0f} s is spent; without a turn: {', '.join(retraining[number:])}"))
+                progress(Note(f"the budget of {asked.seconds:.0f} s is spent; {left_out}"))
             break
         # Only now: what retrains needs torch's gradients, which methods on features do not.
         from graft.adapt.trained import made_by_training
 
         found.append(made_by_training(sides, name, {}, epochs=asked.epochs, lr=asked.lr, recipe=asked.recipe, progress=progress))
-    return found
+        longest = max(longest, found[-1].seconds)
+    return found, ""
 
 
-def known_methods(sides: Sides, methods: str | Sequence[str], retrains: bool) -> list[str]:
-    """The methods to try, without source-only, which always is. Raises GraftError for a name that cannot be had here, saying why."""
-    from graft.adapt.trained import TRAINED, trained_methods
+def known_methods(sides: Sides, asked: Asked) -> list[str]:
+    """The methods to try, without source-only, which always is. Raises GraftError for a method that cannot be had here, saying why."""
+    from graft.adapt.trained import trained_methods
 
-    features, training = [name for name in methods_for(sides) if name != SOURCE_ONLY], trained_methods(sides)
-    if isinstance(methods, str) and methods == AUTO:
-        return [*features, *(training if retrains else ())]
-    names = [methods] if isinstance(methods, str) else list(methods)
+    features, training = methods_for(sides), trained_methods(sides)
+    names = asked.names or [*features, *(training if asked.seconds is not None else ())]
     for name in names:
-        if name in features or name in training or name == SOURCE_ONLY:
-            continue
-        everything = [*SHIFTS, "adabn", *TRAINED]
-        if name not in everything:
-            raise GraftError(f"method {name!r}, expected {AUTO!r} or some of {', '.join(everything)}.{near_miss(name, everything)}")
-        lacking = "the source's items" if sides.source is None else f"another task than {sides.task}, or a network with layers to train"
-        raise GraftError(f"method {name} needs {lacking}, expected one of {', '.join([*features, *training])}.")
+        if name not in features and name not in training:
+            lacking = _lacking(sides, name)
+            raise GraftError(f"method {name} {lacking}, expected one of {', '.join([*features, *training])}.")
     return [name for name in dict.fromkeys(names) if name != SOURCE_ONLY]
+
+
+def _lacking(sides: Sides, name: str) -> str:
+    """Why a method cannot be had here."""
+    if sides.task not in (SHIFTS[name].tasks if name in SHIFTS else ("classification",)):
+        return f"does not serve {sides.task}"
+    if name not in SHIFTS and not any(True for _ in sides.model.backbone_.parameters()):
+        return f"retrains layers, of which {sides.model.backbone_.name} has none"
+    return "needs the source's items, and only the fitted model was given"
 
 
 def _row(sides: Sides, one: Made, told: Mapping[str, float]) -> dict[str, Any]:

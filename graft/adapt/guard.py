@@ -103,7 +103,8 @@ def _reasons(
     if not best:
         return [_reason("predicted gain", outlook.gain, "no method is expected to do better than source-only", "against")]
     bar = f"at least {100 * LEAST_SURE:.0f} % are asked for" if guard else "the guard was turned off"
-    words = f"{name} is expected to change accuracy by {100 * outlook.gain:+.1f} points, and to help with {100 * sure:.0f} %; {bar}"
+    by = "" if measured is None else " once the labels are weighed in"
+    words = f"{name} is expected to change accuracy by {100 * outlook.gain:+.1f} points, and to help with {100 * sure:.0f} %{by}; {bar}"
     found = [_reason("predicted gain", outlook.gain, words, "for" if sure >= LEAST_SURE else "against")]
     if measured is not None:
         low, high = measured.interval
@@ -154,14 +155,17 @@ def _checked(
     return found
 
 
-def decide_numbers(sides: Sides, everyone: Sequence[Made], known: Known | None) -> Decision:
+def decide_numbers(sides: Sides, everyone: Sequence[Made], known: Known | None, *, guard: bool = True) -> Decision:
     """Of a regression: the candidate whose squared error on held-out source items, weighed as the target lies, is surely less.
 
     Without target labels nothing else can be said of errors, and that only under covariate shift, and of methods that weigh the source's
     items but leave features alone. The interval is a bootstrap over items.
+    guard: False takes the least error, sure or not. Raises GraftError where there are neither source items nor target labels.
     """
-    if sides.source is None:
-        raise GraftError("a regression without its source's items cannot be adapted: nothing tells its errors. Give the source as well.")
+    if sides.source is None and known is None:
+        raise GraftError(
+            "a regression without its source's items cannot be adapted: nothing tells its errors. Give the source, or target labels."
+        )
     if known is not None:
         labels = known.labels
         errors = [(one.outputs[known.places] - labels) ** 2 if not one.fell_out else None for one in everyone]
@@ -172,22 +176,27 @@ def decide_numbers(sides: Sides, everyone: Sequence[Made], known: Known | None) 
         weight = density_ratio(sides.learned_rows, sides.target_rows, sides.held_rows, sides.seed)
         where = f"{len(labels)} held-out source items, weighed as the target lies"
     rng = np.random.default_rng(sides.seed)
-    draws = rng.integers(len(labels), size=(_DRAWS, len(labels)))
-    best, best_low, reasons = 0, 0.0, []
+    weights = np.append(weight, (weight.mean(),) * 2)
+    draws = rng.integers(len(weights), size=(_DRAWS, len(weights)))
+    best, best_worth, reasons = 0, 0.0, []
     assert errors[0] is not None
-    base = float(weight @ errors[0] / weight.sum())
+    # In shares of source-only's error, which may be 0.
+    base = max(float(weight @ errors[0] / weight.sum()), float(np.finfo(np.float32).tiny))
     for place, error in enumerate(errors[1:], start=1):
         # Weights stand for the target only where rows stay as they are: of moved ones the source's errors tell nothing there.
         if error is None or (known is None and everyone[place].weights is None):
             continue
         gain = errors[0] - error
-        means = (weight[draws] * gain[draws]).sum(axis=1) / weight[draws].sum(axis=1)
+        # An item in favour of each side more, as in `evaluate.verdict_on_items`: few errors that agree are no certainty.
+        gains = np.append(gain, (np.abs(gain).max(), -np.abs(gain).max()))
+        means = (weights[draws] * gains[draws]).sum(axis=1) / weights[draws].sum(axis=1)
         low, high = np.quantile(means, (1 - LEAST_SURE, LEAST_SURE)) / base
         effect = float(weight @ gain / weight.sum()) / base
         words = f"{everyone[place].name}: squared error {-100 * effect:+.1f} % ({-100 * high:+.1f} to {-100 * low:+.1f}) on {where}"
         reasons.append(_reason("weighed error", effect, words, "for" if low > 0 else "against" if high < 0 else "neither"))
-        if low > best_low:
-            best, best_low = place, float(low)
+        worth = float(low) if guard else effect
+        if worth > best_worth:
+            best, best_worth = place, worth
     reasons.sort(key=lambda reason: -reason["value"])
     checked = {}
     if known is not None:

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from graft.errors import GraftError
+from graft.validators import ESTIMATES, VALIDATORS
 
 EVIDENCE = Path(__file__).with_name("evidence.csv")
 # What speaks for one candidate beside another of the same data.
@@ -52,6 +53,11 @@ class Outlook:
     gain: float
     spread: float
     gain_interval: tuple[float, float]
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the interval tells anything: it is not all that an accuracy can be."""
+        return self.interval != (0.0, 1.0)
 
 
 def _number(row: Row, name: str) -> float:
@@ -182,7 +188,8 @@ def fit(rows: Sequence[Row]) -> Predictor:
     gain = min(_STRENGTHS, key=lambda one: sum(_lost(others.solved(one), left) for others, left in lessons))
     gaps = np.sort(np.abs(_missed_levels(parts, level)))
     # Of n exchangeable gaps the one of this rank holds a further one with probability 0.9 (Vovk et al. 2005, section 2.2).
-    missed = float(gaps[min(len(gaps), math.ceil((len(gaps) + 1) * LEVEL)) - 1])
+    rank = math.ceil((len(gaps) + 1) * LEVEL)
+    missed = float(gaps[rank - 1]) if rank <= len(gaps) else math.inf
     off: list[float] = []
     for (others, _), (learned, left) in zip(parts, lessons, strict=True):
         predictor = replace(learned.solved(gain), level=_levels(others, level))
@@ -287,6 +294,16 @@ def read_evidence(*paths: str | Path) -> list[dict[str, str]]:
 
 
 @functools.cache
-def recorded() -> Predictor:
-    """The predictor from the runs that graft comes with."""
-    return fit(read_evidence())
+def recorded(with_source: bool = True) -> Predictor:
+    """The predictor from the runs that graft comes with.
+
+    with_source: whether the source's items are at hand. Where they are not, what is asked of them is not known in the recorded runs either:
+    weights and intervals are those of predictions that do without.
+    """
+    rows: Sequence[Row] = read_evidence()
+    if not with_source:
+        asks = {
+            name for registry in (VALIDATORS, ESTIMATES) for name in registry if {"source", "learned", "line"} & {*registry[name].needs}
+        }
+        rows = [{name: "" if name in asks else value for name, value in row.items()} for row in rows]
+    return fit(rows)

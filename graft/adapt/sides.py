@@ -148,7 +148,11 @@ def both(model: Transfer, source: Source, others: Sequence[Any], seed: int, prog
 
 
 def without_source(model: Transfer, prior: np.ndarray, others: Sequence[Any], seed: int, progress: Progress = None) -> Sides:
-    """The sides of a model that is fitted already, and whose source is not at hand. prior: (c,) shares of its classes."""
+    """The sides of a model that is fitted already, and whose source is not at hand. prior: (c,) shares of its classes.
+
+    Raises GraftError for a target that is too small, and for a model that gives several labels an item.
+    """
+    _check_task(model.task_, "model")
     _check_target(others)
     rows, none = rows_of(model, others, progress), np.empty(0, int)
     empty = np.empty((0, rows.shape[1]), np.float32)
@@ -161,13 +165,17 @@ def rows_of(model: Transfer, items: Sequence[Any], progress: Progress = None) ->
 
 
 def _check(source: Source, others: Sequence[Any]) -> None:
-    if source.task == "multilabel":
-        raise GraftError("the source has several labels an item, expected one class or one number: adaptation is built for those.")
+    _check_task(source.task, "source")
     _check_target(others)
     if len(source) < _LEAST:
         raise GraftError(
             f"the source holds {len(source)} labelled items, expected at least {_LEAST}: a part of them is held out to choose by."
         )
+
+
+def _check_task(task: Task, where: str) -> None:
+    if task == "multilabel":
+        raise GraftError(f"the {where} has several labels an item, expected one class or one number: adaptation is built for those.")
 
 
 def _check_target(others: Sequence[Any]) -> None:

@@ -44,10 +44,11 @@ def record(
     if classified:
         share = target_shares(sides, before)
         seen["moved"] = moved(sides, before, share)
-        seen["label_next"] = label_next(sides, outcome.made, after, lambda place: str(names[place]))
+        labelled = () if outcome.known is None else outcome.known.places.tolist()
+        seen["label_next"] = label_next(sides, outcome.made, after, lambda place: str(names[place]), labelled)
     if classified and with_source:
         apart, told = seen["distances"]["proxy_a"]["before"], outcome.told[0]
-        seen["shift"] = shift(sides, before, share, apart, told["reverse"], told["source_risk"])
+        seen["shift"] = shift(sides.prior, share, apart, told["reverse"], told["source_risk"])
         seen["map"] = picture(sides, before, after)
     return Adaptation(
         task=sides.task,
@@ -70,16 +71,17 @@ def record(
         seconds=seconds,
         versions=versions,
         findings=list(findings),
-        notes=list(notes),
+        notes=[*notes, *([f"interrupted by Ctrl-C: {outcome.missing}"] if outcome.missing else [])],
         domains=list(domains),
         checked=outcome.decision.checked,
         command=command,
+        interrupted=f"interrupted by Ctrl-C: {outcome.missing}" if outcome.missing else "",
     )
 
 
 def _estimate(outcome: Outcome) -> dict[str, Any]:
     before, after = outcome.outlooks[0], outcome.outlooks[outcome.decision.place]
-    if before is None or after is None:
+    if before is None or after is None or not after.is_told:
         return {}
     return {
         "score": after.score,
@@ -92,11 +94,12 @@ def _estimate(outcome: Outcome) -> dict[str, Any]:
 
 def _candidate(outcome: Outcome, place: int) -> dict[str, Any]:
     one, outlook = outcome.made[place], outcome.outlooks[place]
+    told = outlook is not None and outlook.is_told
     return {
         "method": one.method,
         "settings": dict(one.settings),
-        "score": None if outlook is None else outlook.score,
-        "interval": None if outlook is None else outlook.interval,
+        "score": outlook.score if outlook and told else None,
+        "interval": outlook.interval if outlook and told else None,
         "validators": outcome.told[place],
         "seconds": one.seconds,
         "note": one.fell_out,
@@ -112,13 +115,15 @@ def distances(before: Made, after: Made, seed: int) -> dict[str, dict[str, Any]]
     for name in ("mmd", "proxy_a"):
         values = [DISTANCES[name](*(_some(side, _COMPARED, seed) for side in (one.learned, one.target))) for one in (before, after)]
         found[name] = {"before": values[0], "after": values[1], "interval": None}
-    n = min(len(before.learned), _COMPARED) + min(len(before.target), _COMPARED)
+    # The error is the mean of both sides' own: as many items, half on each, would be as uncertain.
+    n = 4 / (1 / min(len(before.learned), _COMPARED) + 1 / min(len(before.target), _COMPARED))
     low, high = _wilson((1 - found["proxy_a"]["before"] / 2) / 2, n)
     found["proxy_a"]["interval"] = (max(0.0, 2 * (1 - 2 * high)), 2 * (1 - 2 * low))
     return found
 
 
-def _wilson(share: float, n: int) -> tuple[float, float]:
+def _wilson(share: float, n: float) -> tuple[float, float]:
+    """The 95 % interval of a share of n: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
     z = norm.ppf(0.975)
     middle, half = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return float((middle - half) / (1 + z * z / n)), float((middle + half) / (1 + z * z / n))
@@ -161,14 +166,16 @@ def moved(sides: Sides, source_only: Made, shares: np.ndarray) -> list[dict[str,
     return found
 
 
-def shift(sides: Sides, source_only: Made, shares: np.ndarray, proxy_a: float, reverse: float, risk: float) -> dict[str, Any]:
+def shift(prior: np.ndarray, shares: np.ndarray, proxy_a: float, reverse: float, risk: float) -> dict[str, Any]:
     """What kind of shift it looks like: "covariate", "label" and "concept", each {"value" in [0, 1], "words"}, and a sentence.
 
+    prior, shares: (c,) of the classes in source and target. proxy_a: distance of the sides, 0 to 2. reverse, risk: what these validators
+    say of source-only.
     label: total variation distance of the two sides' class shares. covariate: half the proxy A-distance, how well the sides are told apart.
     concept: how much of the source's held-out accuracy is lost by a classifier that learned the target's items as the source-only model
     names them (reverse validation): where that works, names mean the same on both sides, as far as can be seen without a label.
     """
-    label = float(np.abs(shares - sides.prior).sum() / 2)
+    label = float(np.abs(shares - prior).sum() / 2)
     covariate = proxy_a / 2
     concept = float(np.clip(1 - reverse / risk, 0, 1)) if risk > 0 else 0.0
     told = {
@@ -220,16 +227,22 @@ def _points(sides: Sides, one: Made) -> dict[str, list[list[float]]]:
     return {"source": listed[: len(some[0])], "target": listed[len(some[0]) :]}
 
 
-def label_next(sides: Sides, everyone: Sequence[Made], chosen: Made, name_of: Callable[[int], str]) -> list[dict[str, Any]]:
+def label_next(
+    sides: Sides, everyone: Sequence[Made], chosen: Made, name_of: Callable[[int], str], labelled: Sequence[int] = ()
+) -> list[dict[str, Any]]:
     """The target items that would settle most: candidates disagree on them and the chosen one is unsure, spread over the target.
 
     Vote entropy of the candidates (Dagan & Engelson 1995) plus the chosen one's entropy, both as a share of the most there can be; of
     the 200 highest, 20 that lie apart (farthest-first, Gonzalez 1985, doi:10.1016/0304-3975(85)90224-5). name_of: place -> the item's name.
+    labelled: places whose labels were given already, which are left out.
     """
     votes = np.stack([one.outputs.argmax(axis=1) for one in everyone if not one.fell_out])
     share = np.stack([(votes == place).mean(axis=0) for place in range(sides.n_classes)], axis=1)
     doubt = _entropy(share) + _entropy(chosen.outputs)
-    order = np.argsort(-doubt, kind="stable")[:_DOUBTFUL]
+    order = np.argsort(-doubt, kind="stable")
+    order = order[~np.isin(order, labelled)][:_DOUBTFUL]
+    if not len(order):
+        return []
     picked = [int(order[0])]
     apart = np.linalg.norm(sides.target_rows[order] - sides.target_rows[picked[0]], axis=1)
     while len(picked) < min(_TO_LABEL, len(order)):
