@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import shifts
+from adaptation_table import tables
 from rows import ROOT, append, commit, machine
 
-from graft.adapt.candidates import SOURCE_ONLY, averaged, judged, made, methods_for
+from graft.adapt.candidates import SOURCE_ONLY, averaged, judged, made, methods_for, traits
+from graft.adapt.predict import EVIDENCE, SIGNS, TRAITS
 from graft.adapt.sides import Source, both
 from graft.evaluate import measure
 from graft.shift import SHIFTS
@@ -31,7 +33,7 @@ ABOUT = (
     "collection", "pair", "sabotage", "seed", "method", "settings", "n_source", "n_target", "classes", "seconds", "judging_seconds",
     "fell_out", "accuracy",
 )  # fmt: skip
-COLUMNS = (*ABOUT, *VALIDATORS, *ESTIMATES)
+COLUMNS = (*ABOUT, *TRAITS, *VALIDATORS, *ESTIMATES)
 SABOTAGE = ("noise", "unrelated", "one class", "shuffled 20", "shuffled 40", "shuffled 60", "shuffled 80")
 
 
@@ -90,6 +92,8 @@ def measured(pair, kind, seed, grids):
         begun = time.perf_counter()
         said = {} if one.fell_out else evidence(judged(sides, one, candidates))
         about["judging_seconds"] = round(time.perf_counter() - begun, 3)
+        if one is candidates[0]:
+            said |= traits(sides, one)
         true = "" if one.fell_out or (truth == -1).all() else measure("accuracy", np.searchsorted(classes, truth), one.outputs)
         yield about | {"accuracy": true} | {name: f"{value:.6g}" for name, value in said.items()}
 
@@ -120,12 +124,29 @@ def parse():
     return parser.parse_args()
 
 
+def read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_evidence(rows):
+    """What the choice learns from: every row that did not fall out, without times and machines."""
+    columns = [name for name in COLUMNS if name not in ("seconds", "judging_seconds", "fell_out")]
+    with open(EVIDENCE, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for row in rows if not row["fell_out"])
+
+
 def main():
     told = parse()
+    if told.what == "evidence":
+        return write_evidence(read(told.rows))
+    if told.what == "table":
+        return print(tables(read(told.rows), SIGNS))
     there = set()
     if told.rows.exists():
-        with open(told.rows, newline="", encoding="utf-8") as file:
-            there = {(row["pair"], row["seed"], row["sabotage"]) for row in csv.DictReader(file)}
+        there = {(row["pair"], row["seed"], row["sabotage"]) for row in read(told.rows)}
     names = [name for name in shifts.names() if name.startswith(tuple(told.pairs)) and not name.startswith("housing")]
     tasks = [
         (name, seed, kind, told.shared, told.work, told.grids)

@@ -13,7 +13,9 @@ import pandas as pd
 from PIL import Image, ImageEnhance, ImageFilter
 
 # Of each side, drawn by seed.
-AT_MOST = 1500
+AT_MOST = 800
+# Of a data set of sentences, before sides are drawn.
+_TEXTS = 4500
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _tfidf(source, target):
     """Words and pairs of words of the source alone: its vocabulary and frequencies are what a source-only model has."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    weigh = TfidfVectorizer(ngram_range=(1, 2), min_df=3, max_features=2000, sublinear_tf=True).fit(source[0])
+    weigh = TfidfVectorizer(ngram_range=(1, 2), min_df=3, max_features=1000, sublinear_tf=True).fit(source[0])
     rows = [weigh.transform(side[0]).toarray().astype(np.float32) for side in (source, target)]
     return (rows[0], source[1]), (rows[1], target[1])
 
@@ -165,7 +167,7 @@ def _sentences(task, shared, work):
         from draw import texts
 
         read = texts(task, Path(shared)).drop_duplicates("item")
-        read = read.iloc[np.random.default_rng(0).permutation(len(read))[: 3 * AT_MOST]]
+        read = read.iloc[np.random.default_rng(0).permutation(len(read))[:_TEXTS]]
         return {"rows": _minilm(read["item"]), "labels": np.unique(read["label"], return_inverse=True)[1]}
 
     kept = _kept(work, task, compute)

@@ -40,6 +40,8 @@ def degenerate():
     yield "features of 0", judged(model, 0 * source, labels, 0 * target)
     yield "constant target", judged(model, source, labels, 0 * target + 1)
     yield "items that come twice", judged(model, source, labels, np.repeat(target[:4], 10, axis=0))
+    two = np.repeat(target[:2], [3, 3], axis=0)
+    yield "fewer distinct items than classes", replace(judged(model, source, labels, two), target_outputs=np.eye(3)[[0, 0, 1, 1, 2, 2]])
     yield "far apart", judged(model, source, labels, target + 1000)
     yield "always wrong", judged(linear(np.zeros((WIDTH, 3)), np.array([0, 0, 50.0])), source, labels * 0, target)
     yield "one learned item", replace(judged(model, source, labels, target), learned=source[:1], learned_labels=labels[:1])

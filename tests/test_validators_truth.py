@@ -106,11 +106,19 @@ def test_source_risk_is_held_out_accuracy():
 def test_density_ratios_are_those_of_two_known_densities():
     rng = np.random.default_rng(0)
     move = np.array([0.8, 0.0, 0.0, 0.0])
-    learned, target, at = (rng.normal(size=(2000, 4)) + k * move for k in (0, 1, 0))
+    learned, target, at = (rng.normal(size=(n, 4)) + k * move for n, k in ((2000, 0), (800, 1), (2000, 0)))
     weights = density_ratio(learned, target, at)
     # Two unit normals: log ratio = x.move - |move|^2 / 2. The allowance is a few times the standard error of a logistic coefficient, 0.04.
     assert np.log(weights) == pytest.approx(at @ move - 0.32, abs=0.35)
     assert weights.mean() == pytest.approx(1, abs=0.1)
+
+
+def test_features_that_say_the_same_twice_or_nothing_do_not_change_density_ratios():
+    rng = np.random.default_rng(0)
+    learned, target, at = (rng.normal(size=(300, 4)) + k for k in (0, 1, 0))
+    more = [np.column_stack([rows, rows @ np.ones(4), np.ones(300)]) for rows in (learned, target, at)]
+    whole = [np.column_stack([rows, rows @ np.ones(4)]) for rows in (learned, target, at)]
+    assert np.log(density_ratio(*more)) == pytest.approx(np.log(density_ratio(*whole)), abs=1e-6)
 
 
 def test_density_ratios_are_near_1_where_domains_are_alike_and_cut_where_they_are_far_apart():

@@ -65,11 +65,16 @@ def decide(
         for place, (gain, spread) in gains.items():
             measured[place] = known.difference(sides, everyone[place], everyone[0], "accuracy")
             gains[place] = _together(gain, spread, measured[place])
-    best = max(gains, key=lambda place: (gains[place][0], -place))
-    sure = _sure(*gains[best]) if best else 1.0
+    best, sure = best_of(gains)
     chosen = best if sure >= LEAST_SURE or not guard else 0
     reasons = _reasons(sides, everyone, outlooks, told, best, sure, measured.get(best), guard)
     return Decision(chosen, reasons, {} if known is None else _checked(sides, everyone, chosen, known, measured, "accuracy"))
+
+
+def best_of(gains: Mapping[int, tuple[float, float]]) -> tuple[int, float]:
+    """(place, probability that it is better than source-only) of the candidate with the highest gain. gains: place -> gain and spread."""
+    best = max(gains, key=lambda place: (gains[place][0], -place))
+    return best, _sure(*gains[best]) if best else 1.0
 
 
 def _together(gain: float, spread: float, measured: Difference) -> tuple[float, float]:
@@ -155,7 +160,8 @@ def _checked(
 def decide_numbers(sides: Sides, everyone: Sequence[Made], known: Known | None, *, guard: bool = True) -> Decision:
     """Of a regression: the candidate whose squared error on held-out source items, weighed as the target lies, is surely less.
 
-    Without target labels nothing else can be said of errors, and that only under covariate shift. The interval is a bootstrap over items.
+    Without target labels nothing else can be said of errors, and that only under covariate shift, and of methods that weigh the source's
+    items but leave features alone. The interval is a bootstrap over items.
     guard: False takes the least error, sure or not. Raises GraftError where there are neither source items nor target labels.
     """
     if sides.source is None and known is None:
@@ -180,7 +186,8 @@ def decide_numbers(sides: Sides, everyone: Sequence[Made], known: Known | None, 
     # In shares of source-only's error, which may be 0.
     base = max(float(weight @ errors[0] / weight.sum()), float(np.finfo(np.float32).tiny))
     for place, error in enumerate(errors[1:], start=1):
-        if error is None:
+        # Weights stand for the target only where rows stay as they are: of moved ones the source's errors tell nothing there.
+        if error is None or (known is None and everyone[place].weights is None):
             continue
         gain = errors[0] - error
         # An item in favour of each side more, as in `evaluate.verdict_on_items`: few errors that agree are no certainty.

@@ -4,7 +4,7 @@ import csv
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,13 @@ SIGNS = (
 )  # fmt: skip
 # What tells how high all of them are.
 LEVELS = ("atc", "doc", "average_confidence", "cot", "agreement_on_line", "reweighted_source", "source_risk", "reverse")
-# A share of 90 % on both sides.
-LEVEL = 0.9
+# The first of these are averaged; the rest is told beside them.
+_ESTIMATES = 5
+# What tells how a case lies: how well the domains are told apart, and how far the shares of their classes seem to lie apart.
+TRAITS = ("proxy_a", "label_shift")
+LEVEL, _Z = 0.9, 1.645
+# Accuracies nearer to 0 or 1 are taken as this.
+_LOW = 0.02
 _STRENGTHS = tuple(10.0**power for power in range(-1, 6))
 # A sign that says more than this many of its usual steps says no more: it is off the scale it was learned on.
 _FURTHEST = 3.0
@@ -55,80 +60,101 @@ class Outlook:
         return self.interval != (0.0, 1.0)
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """Accuracies on a target, from what is known without its labels.
-
-    level: weights that correct the mean estimate, gain: weights of what speaks for a candidate. scale: usual step of each sign. standing:
-    method -> mean difference to source-only in logits on recorded pairs. missed: (low, high), in logits, what 90 % of left-out truths
-    missed by at most; spread: standard deviation of what is missed of a chosen gain, in accuracy. collections: that it learned from.
-    """
-
-    level: np.ndarray
-    gain: np.ndarray
-    scale: Mapping[str, float]
-    standing: Mapping[str, float]
-    missed: tuple[float, float]
-    spread: float
-    collections: tuple[str, ...]
-
-    def predict(self, rows: Sequence[Row]) -> list[Outlook]:
-        """The outlook of each candidate of one case, source-only first."""
-        base = _base(rows[0]) + float(_level_terms(rows[0]) @ self.level)
-        gains = _gain_terms(rows, self.scale, self.standing) @ self.gain
-        return [self._outlook(base, float(gain), not place) for place, gain in enumerate(gains)]
-
-    def _outlook(self, base: float, gain: float, is_base: bool) -> Outlook:
-        score, start = float(expit(base + gain)), float(expit(base))
-        low, high = (float(expit(base + gain + one)) for one in self.missed)
-        difference, spread = score - start, 0.0 if is_base else self.spread
-        half = 1.645 * spread
-        return Outlook(score, (low, high), difference, spread, (difference - half, difference + half))
-
-
-def _shares(value: float) -> float:
-    return float(np.clip(value, 0.02, 0.98))
-
-
 def _number(row: Row, name: str) -> float:
     value = row.get(name)
     return math.nan if value in (None, "") else float(value)  # type: ignore[arg-type]
 
 
-def _logits(row: Row, names: Sequence[str]) -> np.ndarray:
-    values = np.array([_number(row, name) for name in names])
-    return logit(np.clip(values, 0.02, 0.98))
+@dataclass(frozen=True)
+class Predictor:
+    """Accuracies on a target, from what is known without its labels.
+
+    level: of the correction of the mean estimate. gain: of the differences to source-only. scale: (s,) usual step of each sign. standing:
+    method -> (t,) what it rises by, in logits, along the traits of a case; usual: (t,) mean traits of the recorded cases. missed:
+    half of the interval that holds 90 % of what was missed of left-out levels, in logits; spread: standard deviation of what is
+    missed of a chosen gain, in accuracy. collections: that it learned from.
+    """
+
+    level: np.ndarray
+    gain: np.ndarray
+    scale: np.ndarray
+    standing: Mapping[str, np.ndarray]
+    usual: np.ndarray
+    missed: float
+    spread: float
+    collections: tuple[str, ...]
+
+    def predict(self, rows: Sequence[Row]) -> list[Outlook]:
+        """The outlook of each candidate of one case, source-only first."""
+        case = _Case.of(rows)
+        base = case.base + float(case.level @ self.level)
+        gains = self.terms(case) @ self.gain
+        return [self._outlook(base, float(gain), not place) for place, gain in enumerate(gains)]
+
+    def terms(self, case: "_Case") -> np.ndarray:
+        """(m, k): for each candidate the steps of each sign above source-only's, and the method's standing; 0 for source-only."""
+        steps = np.clip(case.steps / self.scale, -_FURTHEST, _FURTHEST)
+        traits = case.placed(self.usual)
+        standing = [float(traits @ self.standing[name]) if name in self.standing else 0.0 for name in case.methods]
+        terms = np.column_stack([steps, standing])
+        terms[0] = 0.0
+        return terms
+
+    def _outlook(self, base: float, gain: float, is_base: bool) -> Outlook:
+        score, start = float(expit(base + gain)), float(expit(base))
+        low, high = float(expit(base + gain - self.missed)), float(expit(base + gain + self.missed))
+        difference, spread = score - start, 0.0 if is_base else self.spread
+        half = _Z * spread
+        return Outlook(score, (low, high), difference, spread, (difference - half, difference + half))
 
 
-def _base(row: Row) -> float:
-    """The mean of the estimates, in logits: what a correction starts from."""
-    told = _logits(row, LEVELS[:5])
-    return float(np.nanmean(told)) if np.isfinite(told).any() else 0.0
+@dataclass(frozen=True)
+class _Case:
+    """The candidates of one case. Of m candidates, source-only first, s signs and t traits.
 
+    steps: (m, s) of each sign above source-only's, 0 where one is missing. base: the mean of the estimates for source-only, in logits;
+    level: (k,) how far each estimate lies from it, and it from chance. traits: (t,) 1 and the case's own. risen: (m,) logits of the
+    accuracies minus source-only's; true: (m,); nan where they are not known.
+    """
 
-def _level_terms(row: Row) -> np.ndarray:
-    """(k,): how far each estimate lies from their mean, and from chance."""
-    base = _base(row)
-    apart = np.nan_to_num(_logits(row, LEVELS) - base)
-    chance = logit(_shares(1 / max(2.0, _number(row, "classes"))))
-    return np.array([1.0, base - chance, *apart])
+    collection: str
+    methods: tuple[str, ...]
+    steps: np.ndarray
+    base: float
+    level: np.ndarray
+    traits: np.ndarray
+    true: np.ndarray
+    risen: np.ndarray
 
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> "_Case":
+        values = np.array([[_number(row, name) for name in SIGNS] for row in rows])
+        told = np.array([_number(rows[0], name) for name in LEVELS])
+        logits = logit(np.clip(told, _LOW, 1 - _LOW))
+        estimates = logits[:_ESTIMATES]
+        base = float(np.nanmean(estimates)) if np.isfinite(estimates).any() else 0.0
+        chance = float(logit(np.clip(1 / max(2.0, _number(rows[0], "classes")), _LOW, 1 - _LOW)))
+        true = np.array([_number(row, "accuracy") for row in rows])
+        heights = logit(np.clip(true, _LOW, 1 - _LOW))
+        return cls(
+            str(rows[0].get("collection", "")),
+            tuple(str(row["method"]) for row in rows),
+            np.nan_to_num(values - values[0]),
+            base,
+            np.array([1.0, base - chance, *np.nan_to_num(logits - base)]),
+            np.array([1.0, *(_number(rows[0], name) for name in TRAITS)]),
+            true,
+            heights - heights[0],
+        )
 
-def _gain_terms(rows: Sequence[Row], scale: Mapping[str, float], standing: Mapping[str, float]) -> np.ndarray:
-    """(m, k): for each candidate the steps of each sign above source-only's, and the method's standing; 0 for source-only."""
-    columns = []
-    for name in SIGNS:
-        steps = np.array([_number(row, name) for row in rows])
-        steps = np.nan_to_num((steps - steps[0]) / scale.get(name, 1.0))
-        columns.append(np.clip(steps, -_FURTHEST, _FURTHEST))
-    columns.append(np.array([standing.get(str(row["method"]), 0.0) for row in rows]))
-    terms = np.column_stack(columns)
-    terms[0] = 0.0
-    return terms
+    @property
+    def aim(self) -> float:
+        """What source-only reaches above the mean estimate, in logits."""
+        return float(logit(np.clip(self.true[0], _LOW, 1 - _LOW))) - self.base
 
-
-# See `fit`.
-_WIDTH = len(SIGNS) + 1
+    def placed(self, usual: np.ndarray) -> np.ndarray:
+        """(t,) traits about the usual ones; what is not known is as usual."""
+        return np.array([1.0, *np.nan_to_num(self.traits[1:] - usual[1:])])
 
 
 def cases_of(rows: Sequence[Row]) -> list[list[Row]]:
@@ -140,66 +166,98 @@ def cases_of(rows: Sequence[Row]) -> list[list[Row]]:
     return [sorted(case, key=lambda row: row["method"] != SOURCE_ONLY) for case in found.values()]
 
 
-@dataclass(frozen=True)
-class _Case:
-    """The candidates of one case whose truth is known. true: (m,) accuracies; risen: (m,) logits of them minus source-only's."""
-
-    collection: str
-    rows: Sequence[Row]
-    true: np.ndarray
-    risen: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Sequence[Row]) -> "_Case":
-        true = np.array([_number(row, "accuracy") for row in rows])
-        logits = logit(np.clip(true, 0.02, 0.98))
-        return cls(str(rows[0]["collection"]), rows, true, logits - logits[0])
-
-
 def fit(rows: Sequence[Row]) -> Predictor:
     """The predictor from recorded runs, as `read_evidence` gives them; rows whose truth is not known are left out.
 
     Two ridge regressions in logits, each of a strength that predicts left-out collections best: of source-only's accuracy minus the mean
-    of five estimates, on how far each estimate lies from that mean; and of each candidate's difference to source-only, on the steps of
-    every sign and on the method's standing on other collections. A case counts once, however many its candidates. What is missed is
-    measured on left-out collections: the level's by its quantiles, the gain's for the candidate that would have been chosen.
+    of its estimates, on how far each lies from that mean; and of each candidate's difference to source-only, on the steps of every sign
+    and on the method's standing. The standing is a ridge regression of what the method rose by on the traits of a case (how far the
+    domains and their shares of classes lie apart), without the case's own collection. A case counts once, however many its candidates.
+    What is missed is measured on left-out collections: the level's by its quantile, the gain's for the candidate that would be chosen.
     With fewer than three collections nothing is corrected, no gain is predicted, and intervals are from 0 to 1.
     """
     known = [row for row in rows if row.get("accuracy", "") not in (None, "")]
-    # Of a case without source-only no gain is known, of one with nothing else there is none.
     cases = [_Case.of(case) for case in cases_of(known) if case[0]["method"] == SOURCE_ONLY and len(case) > 1]
     names = tuple(dict.fromkeys(case.collection for case in cases))
     if len(names) < _LEAST_COLLECTIONS:
-        return Predictor(np.zeros(2 + len(LEVELS)), np.zeros(_WIDTH), {}, {}, (-math.inf, math.inf), 1.0, names)
-    level_strength = min(_STRENGTHS, key=lambda one: float((_missed_levels(cases, one) ** 2).sum()))
-    gain_strength = min(_STRENGTHS, key=lambda one: _lost(cases, one))
-    solved = _solve(cases, level_strength, gain_strength)
-    gaps = np.sort(np.abs(_missed_levels(cases, level_strength)))
-    # Vovk et al. 2005: the rank that a new truth's own gap lies below with this probability; of few cases none does.
+        nothing = np.zeros(1 + len(TRAITS))
+        return Predictor(np.zeros(2 + len(LEVELS)), np.zeros(len(SIGNS) + 1), np.ones(len(SIGNS)), {}, nothing, math.inf, 1.0, names)
+    parts = [([case for case in cases if case.collection != name], [case for case in cases if case.collection == name]) for name in names]
+    level = min(_STRENGTHS, key=lambda one: float(np.square(_missed_levels(parts, one)).sum()))
+    lessons = [(_Lessons.of(others), left) for others, left in parts]
+    gain = min(_STRENGTHS, key=lambda one: sum(_lost(others.solved(one), left) for others, left in lessons))
+    gaps = np.sort(np.abs(_missed_levels(parts, level)))
+    # Of n exchangeable gaps the one of this rank holds a further one with probability 0.9 (Vovk et al. 2005, section 2.2).
     rank = math.ceil((len(gaps) + 1) * LEVEL)
-    half = gaps[rank - 1] if rank <= len(gaps) else math.inf
-    chosen = [_chosen(case, _left_out(cases, case.collection, level_strength, gain_strength)) for case in cases]
-    apart = np.array([true - told for told, true in chosen if told > 0] or [1.0])
-    spread = float(np.sqrt((apart**2).mean()))
-    return Predictor(solved.level, solved.gain, solved.scale, solved.standing, (-float(half), float(half)), spread, names)
+    missed = float(gaps[rank - 1]) if rank <= len(gaps) else math.inf
+    off: list[float] = []
+    for (others, _), (learned, left) in zip(parts, lessons, strict=True):
+        predictor = replace(learned.solved(gain), level=_levels(others, level))
+        off += [true - told for told, true in (_chosen(case, predictor) for case in left) if told > 0]
+    spread = float(np.sqrt(np.square(off).mean())) if off else 1.0
+    found = _Lessons.of(cases).solved(gain)
+    return replace(found, level=_levels(cases, level), missed=missed, spread=spread, collections=names)
 
 
-def _left_out(cases: Sequence[_Case], collection: str, level: float, gain: float) -> Predictor:
-    return _solve([case for case in cases if case.collection != collection], level, gain)
+def _levels(cases: Sequence[_Case], strength: float) -> np.ndarray:
+    return _ridge(np.stack([case.level for case in cases]), np.array([case.aim for case in cases]), np.ones(len(cases)), strength)
 
 
-def _solve(cases: Sequence[_Case], level: float, gain: float) -> Predictor:
-    """What the cases tell, with ridges of these strengths; what is missed is not known yet."""
-    matrix = np.stack([_level_terms(case.rows[0]) for case in cases])
-    aims = np.array([logit(_shares(case.true[0])) - _base(case.rows[0]) for case in cases])
-    scale = _steps(cases)
-    standing = {name: _standing([case for case in cases if case.collection != name]) for name in {case.collection for case in cases}}
-    terms = np.concatenate([_gain_terms(case.rows, scale, standing[case.collection])[1:] for case in cases])
-    risen = np.concatenate([case.risen[1:] for case in cases])
-    weight = np.concatenate([np.full(len(case.rows) - 1, 1 / max(1, len(case.rows) - 1)) for case in cases])
-    return Predictor(
-        _ridge(matrix, aims, np.ones(len(aims)), level), _ridge(terms, risen, weight, gain), scale, _standing(cases), (0.0, 0.0), 0.0, ()
-    )
+def _missed_levels(parts: Sequence[tuple[list[_Case], list[_Case]]], strength: float) -> np.ndarray:
+    """Truth minus prediction of source-only's logits, each predicted without its collection."""
+    return np.array([case.aim - case.level @ solved for others, left in parts for solved in [_levels(others, strength)] for case in left])
+
+
+@dataclass(frozen=True)
+class _Lessons:
+    """What gains are learned from. told: a predictor without their coefficients. terms: (n, k), risen, weight: (n,) of all candidates."""
+
+    told: Predictor
+    terms: np.ndarray
+    risen: np.ndarray
+    weight: np.ndarray
+
+    @classmethod
+    def of(cls, cases: Sequence[_Case]) -> "_Lessons":
+        usual = np.array([1.0, *np.nan_to_num(np.nanmean([case.traits[1:] for case in cases], axis=0))])
+        scale = np.sqrt(np.square(np.concatenate([case.steps[1:] for case in cases])).mean(axis=0))
+        told = Predictor(np.zeros(2 + len(LEVELS)), np.empty(0), np.where(scale > 0, scale, 1.0), {}, usual, math.inf, 1.0, ())
+        runs = _runs(cases, usual)
+        # A case knows nothing of its own collection, as a new one will not.
+        blind = {name: replace(told, standing=_standing(runs, name)) for name in {case.collection for case in cases}}
+        return cls(
+            replace(told, standing=_standing(runs)),
+            np.concatenate([blind[case.collection].terms(case)[1:] for case in cases]),
+            np.concatenate([case.risen[1:] for case in cases]),
+            np.concatenate([np.full(len(case.methods) - 1, 1 / (len(case.methods) - 1)) for case in cases]),
+        )
+
+    def solved(self, strength: float) -> Predictor:
+        """With a ridge of this strength; of levels and of what is missed nothing is known yet."""
+        return replace(self.told, gain=_ridge(self.terms, self.risen, self.weight, strength))
+
+
+_Run = tuple[str, np.ndarray, float]
+
+
+def _runs(cases: Sequence[_Case], usual: np.ndarray) -> dict[str, list[_Run]]:
+    """method -> (collection, traits, what it rose by, its settings averaged) of each case."""
+    found: dict[str, list[_Run]] = {}
+    for case in cases:
+        names, placed = np.array(case.methods), case.placed(usual)
+        for name in dict.fromkeys(case.methods[1:]):
+            found.setdefault(name, []).append((case.collection, placed, float(case.risen[names == name].mean())))
+    return found
+
+
+def _standing(runs: Mapping[str, Sequence[_Run]], left_out: str | None = None) -> dict[str, np.ndarray]:
+    """What each method rises by along the traits of a case; nothing is the belief that its runs have to overcome."""
+    standing = {}
+    for name, each in runs.items():
+        if some := [(placed, risen) for collection, placed, risen in each if collection != left_out]:
+            matrix, risen = np.stack([placed for placed, _ in some]), np.array([one for _, one in some])
+            standing[name] = _ridge(matrix, risen, np.ones(len(some)), _RUNS_TO_BELIEVE)
+    return standing
 
 
 def _ridge(matrix: np.ndarray, aims: np.ndarray, weight: np.ndarray, strength: float) -> np.ndarray:
@@ -207,60 +265,17 @@ def _ridge(matrix: np.ndarray, aims: np.ndarray, weight: np.ndarray, strength: f
     return np.linalg.solve(weighted @ matrix + strength * np.eye(matrix.shape[1]), weighted @ aims)
 
 
-def _steps(cases: Sequence[_Case]) -> dict[str, float]:
-    """Usual step of each sign from source-only to another candidate: the root mean square over all cases."""
-    found = {}
-    for name in SIGNS:
-        values = [np.array([_number(row, name) for row in case.rows]) for case in cases]
-        steps = np.concatenate([each[1:] - each[0] for each in values])
-        found[name] = float(np.sqrt(np.nanmean(steps**2))) if np.isfinite(steps).any() else 1.0
-    return {name: step or 1.0 for name, step in found.items()}
-
-
-def _standing(cases: Sequence[_Case]) -> dict[str, float]:
-    """Mean of what each method rose by, drawn towards 0 where it ran on few pairs."""
-    found: dict[str, list[float]] = {}
-    for case in cases:
-        by_method: dict[str, list[float]] = {}
-        for row, risen in zip(case.rows, case.risen, strict=True):
-            by_method.setdefault(str(row["method"]), []).append(float(risen))
-        for name, values in by_method.items():
-            found.setdefault(name, []).append(sum(values) / len(values))
-    return {name: sum(values) / (len(values) + _RUNS_TO_BELIEVE) for name, values in found.items()}
-
-
-def _missed_levels(cases: Sequence[_Case], strength: float) -> np.ndarray:
-    """(cases,) truth minus prediction in logits, of source-only of each case, predicted without its collection."""
-    found = []
-    for name in dict.fromkeys(case.collection for case in cases):
-        others = [case for case in cases if case.collection != name]
-        matrix = np.stack([_level_terms(case.rows[0]) for case in others])
-        aims = np.array([logit(_shares(case.true[0])) - _base(case.rows[0]) for case in others])
-        solved = _ridge(matrix, aims, np.ones(len(aims)), strength)
-        for case in cases:
-            if case.collection == name:
-                told = _base(case.rows[0]) + float(_level_terms(case.rows[0]) @ solved)
-                found.append(float(logit(_shares(case.true[0]))) - told)
-    return np.array(found)
+def _lost(predictor: Predictor, cases: Sequence[_Case]) -> float:
+    """Mean squared error of the predicted gains, a case counting once, summed over cases."""
+    return sum(float(np.square((case.risen - predictor.terms(case) @ predictor.gain)[1:]).mean()) for case in cases)
 
 
 def _chosen(case: _Case, predictor: Predictor) -> tuple[float, float]:
     """(predicted, true) gain in accuracy of the candidate that would be chosen."""
-    outlooks = predictor.predict(case.rows)
-    best = max(range(len(outlooks)), key=lambda place: (outlooks[place].gain, -place))
-    return outlooks[best].gain, float(case.true[best] - case.true[0])
-
-
-def _lost(cases: Sequence[_Case], strength: float) -> float:
-    """Mean squared error of the predicted gains on left-out collections, a case counting once."""
-    total = 0.0
-    for name in dict.fromkeys(case.collection for case in cases):
-        solved = _left_out(cases, name, 1.0, strength)
-        for case in cases:
-            if case.collection == name:
-                told = _gain_terms(case.rows, solved.scale, solved.standing) @ solved.gain
-                total += float(((case.risen - told)[1:] ** 2).mean())
-    return total
+    base = case.base + float(case.level @ predictor.level)
+    gains = predictor.terms(case) @ predictor.gain
+    best = int(gains.argmax())
+    return float(expit(base + gains[best]) - expit(base)), float(case.true[best] - case.true[0])
 
 
 def read_evidence(*paths: str | Path) -> list[dict[str, str]]:
@@ -271,7 +286,7 @@ def read_evidence(*paths: str | Path) -> list[dict[str, str]]:
             raise GraftError(f"{path}: there is no such file, expected a CSV of recorded adaptations.")
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            needed = ("collection", "pair", "sabotage", "seed", "method", "accuracy", *SIGNS, *LEVELS)
+            needed = ("collection", "pair", "sabotage", "seed", "method", "accuracy", *TRAITS, *SIGNS, *LEVELS)
             if lacking := [name for name in needed if name not in (reader.fieldnames or ())]:
                 raise GraftError(f"{path}: columns {', '.join(lacking)} are missing, expected those of {EVIDENCE.name}.")
             rows += reader

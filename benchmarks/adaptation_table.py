@@ -1,0 +1,158 @@
+"""Tables of the rows that adaptation.py wrote: methods, choices without labels, the guard, estimates. Measures nothing.
+
+Whatever is learned from recorded runs is learned without the collection that it is judged on.
+"""
+
+import functools
+import operator
+from collections import defaultdict
+
+import numpy as np
+from rows import markdown
+
+from graft.adapt.guard import LEAST_SURE, best_of
+from graft.adapt.predict import SOURCE_ONLY, cases_of, fit
+
+# A pair below source-only by more than this counts as hurt.
+HURT = 0.005
+_UNTOLD = ("", None)
+
+
+def cases(rows, sabotage=False):
+    """(collection, pair, seed, kind of sabotage, rows) of each case, source-only first."""
+    for case in cases_of(rows):
+        first = case[0]
+        if first["method"] == SOURCE_ONLY and bool(first["sabotage"]) == sabotage:
+            yield first["collection"], first["pair"], first["seed"], first["sabotage"], case
+
+
+def accuracies(case):
+    return np.array([float(row["accuracy"]) for row in case])
+
+
+def interval(values, draws=2000):
+    """Mean and 95 % interval over pairs, by bootstrap."""
+    values = np.asarray(values, float)
+    again = values[np.random.default_rng(0).integers(len(values), size=(draws, len(values)))].mean(axis=1)
+    return values.mean(), *np.quantile(again, (0.025, 0.975))
+
+
+def points(value):
+    return f"{100 * value:+.1f}"
+
+
+def methods(rows):
+    """What each method, with its default settings, is worth over source-only, by collection."""
+    gains = defaultdict(lambda: defaultdict(list))
+    for collection, _, _, _, case in cases(rows):
+        accuracy, seen = accuracies(case), set()
+        for place, row in enumerate(case):
+            if row["method"] not in seen:
+                seen.add(row["method"])
+                gains[row["method"]][collection].append(accuracy[place] - accuracy[0])
+    names = sorted({name for by in gains.values() for name in by})
+    lines = []
+    for method, by in sorted(gains.items(), key=lambda item: -np.mean(functools.reduce(operator.iadd, item[1].values(), []))):
+        everything = functools.reduce(operator.iadd, by.values(), [])
+        cells = [points(np.mean(by[name])) if by[name] else "" for name in names]
+        lines.append([method, *cells, points(np.mean(everything)), points(min(everything)), f"{np.mean(np.array(everything) < -HURT):.0%}"])
+    return markdown(["method", *names, "mean", "worst pair", "pairs hurt"], lines)
+
+
+def predictors(rows):
+    """collection -> what all other collections tell."""
+    names = sorted({row["collection"] for row in rows})
+    return {name: fit([row for row in rows if row["collection"] != name]) for name in names}
+
+
+def choices(rows, signs):
+    """Mean accuracy of what each validator would choose, of graft's choice without and with the guard, and of the oracle."""
+    fitted, found = predictors(rows), defaultdict(list)
+    for collection, _, _, _, case in cases(rows):
+        accuracy = accuracies(case)
+        found["source-only"].append(accuracy[0])
+        found["oracle"].append(accuracy.max())
+        for sign in signs:
+            told = [float(row[sign]) if row[sign] not in _UNTOLD else -np.inf for row in case]
+            found[sign].append(accuracy[int(np.argmax(told))])
+        outlooks = fitted[collection].predict(case)
+        best, sure = best_of({place: (one.gain, one.spread) for place, one in enumerate(outlooks)})
+        found["graft, no guard"].append(accuracy[best])
+        found["graft"].append(accuracy[best if sure >= LEAST_SURE else 0])
+    oracle, base = np.array(found["oracle"]), np.array(found["source-only"])
+    lines = []
+    for name, values in sorted(found.items(), key=lambda item: -np.mean(item[1])):
+        gain = np.array(values) - base
+        mean, low, high = interval(gain)
+        cells = [f"{np.mean(values):.3f}", f"{points(mean)} ({points(low)} to {points(high)})"]
+        lines.append([name, *cells, points(np.mean(values - oracle)), points(gain.min()), f"{np.mean(gain < -HURT):.0%}"])
+    return markdown(["chosen by", "accuracy", "over source-only (95 %)", "below the oracle", "worst pair", "pairs hurt"], lines)
+
+
+def collections(rows):
+    """Graft's choice with its guard, by collection."""
+    fitted, found = predictors(rows), defaultdict(list)
+    for collection, pair, _, _, case in cases(rows):
+        accuracy = accuracies(case)
+        outlooks = fitted[collection].predict(case)
+        best, sure = best_of({place: (one.gain, one.spread) for place, one in enumerate(outlooks)})
+        chosen = best if sure >= LEAST_SURE else 0
+        low, high = outlooks[chosen].interval
+        row = (
+            accuracy[0],
+            accuracy[chosen],
+            accuracy.max(),
+            chosen > 0,
+            low <= accuracy[chosen] <= high,
+            abs(outlooks[chosen].score - accuracy[chosen]),
+            high - low,
+        )
+        found[collection, pair.partition(" ")[0]].append(row)
+    lines = []
+    for (_, name), values in found.items():
+        base, chosen, oracle, adapted, held, off, width = np.array(values, float).T
+        gain = chosen - base
+        cells = [f"{base.mean():.3f}", f"{chosen.mean():.3f}", f"{oracle.mean():.3f}", points(gain.mean()), points(gain.min())]
+        lines.append(
+            [name, str(len(values)), *cells, f"{adapted.mean():.0%}", f"{held.mean():.0%}", f"{off.mean():.3f}", f"{width.mean():.2f}"]
+        )
+    header = [
+        "pairs",
+        "n",
+        "source-only",
+        "graft",
+        "oracle",
+        "gain",
+        "worst",
+        "adapted",
+        "estimate's 90 % interval holds",
+        "mean error",
+        "width",
+    ]
+    return markdown(header, lines)
+
+
+def guard(rows):
+    """Under sabotage: how often source-only is returned, or what is returned is no worse than it."""
+    fitted = predictors(rows)
+    found = defaultdict(list)
+    for collection, _, _, kind, case in cases(rows, sabotage=True):
+        outlooks = fitted[collection].predict(case)
+        best, sure = best_of({place: (one.gain, one.spread) for place, one in enumerate(outlooks)})
+        chosen = best if sure >= LEAST_SURE else 0
+        known = case[0]["accuracy"] not in _UNTOLD
+        gain = float(case[chosen]["accuracy"]) - float(case[0]["accuracy"]) if known else np.nan
+        found[kind].append((chosen == 0, gain))
+    lines = []
+    for kind, values in found.items():
+        kept, gain = np.array(values, float).T
+        sound = kept.astype(bool) | (gain >= -HURT)
+        cells = [f"{kept.mean():.0%}", f"{sound.mean():.0%}", points(np.nanmean(gain)) if np.isfinite(gain).any() else "no truth"]
+        lines.append([kind, str(len(values)), *cells])
+    return markdown(["sabotage", "cases", "source-only kept", "kept, or not worse", "gain"], lines)
+
+
+def tables(rows, signs):
+    """All of them, as Markdown."""
+    parts = [("Methods", methods(rows)), ("Choosing", choices(rows, signs)), ("By pairs", collections(rows)), ("The guard", guard(rows))]
+    return "\n\n".join(f"### {name}\n\n{table}" for name, table in parts)
