@@ -1,9 +1,9 @@
 """Made domains, made evidence and labels that nobody may look at, for the tests of adaptation. Everything is drawn from a seed."""
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import expit
 
-from graft.adapt.predict import LEVELS, SIGNS, Predictor
+from graft.adapt.predict import LEVELS, SIGNS, TRAITS, Predictor
 
 # A method that mends the shift of `domains`, and is soon done.
 MENDS = "standardise"
@@ -34,13 +34,15 @@ def believes(gains=None, *, spread=0.02, level=0.0):
     weights[-1] = 1.0
     correction = np.zeros(2 + len(LEVELS))
     correction[0] = level
-    return Predictor(correction, weights, {}, dict(gains or {}), (-0.5, 0.5), spread, ("made",))
+    nothing = np.zeros(len(TRAITS))
+    standing = {name: np.array([gain, *nothing]) for name, gain in (gains or {}).items()}
+    return Predictor(correction, weights, np.ones(len(SIGNS)), standing, np.array([1.0, *nothing]), 0.5, spread, ("made",))
 
 
 def row(method, accuracy, *, collection="a", pair="p", seed=0, **told):
     """A recorded run. told: columns; those of validators and estimates that are not told are empty."""
     about = {"collection": collection, "pair": pair, "sabotage": "", "seed": seed, "method": method, "fell_out": "", "classes": 2}
-    return about | {"accuracy": accuracy} | dict.fromkeys((*SIGNS, *LEVELS), "") | told
+    return about | {"accuracy": accuracy} | dict.fromkeys((*TRAITS, *SIGNS, *LEVELS), "") | told
 
 
 def evidence(collections=8, pairs=10, *, methods=("coral", "kmm", "tca"), gain=0.4, noise=0.3, seed=0):
@@ -82,7 +84,3 @@ def untouchable(n):
     for place in range(n):
         found[place] = Untouchable()
     return found
-
-
-def accuracy_as_logit(value):
-    return float(logit(value))

@@ -219,7 +219,9 @@ class _Lessons:
 
     @classmethod
     def of(cls, cases: Sequence[_Case]) -> "_Lessons":
-        usual = np.array([1.0, *np.nan_to_num(np.nanmean([case.traits[1:] for case in cases], axis=0))])
+        traits = np.stack([case.traits for case in cases])
+        there = np.isfinite(traits)
+        usual = np.where(there, traits, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
         scale = np.sqrt(np.square(np.concatenate([case.steps[1:] for case in cases])).mean(axis=0))
         told = Predictor(np.zeros(2 + len(LEVELS)), np.empty(0), np.where(scale > 0, scale, 1.0), {}, usual, math.inf, 1.0, ())
         runs = _runs(cases, usual)
@@ -302,8 +304,7 @@ def recorded(with_source: bool = True) -> Predictor:
     """
     rows: Sequence[Row] = read_evidence()
     if not with_source:
-        asks = {
-            name for registry in (VALIDATORS, ESTIMATES) for name in registry if {"source", "learned", "line"} & {*registry[name].needs}
-        }
+        asks = {name for family in (VALIDATORS, ESTIMATES) for name in family if {"source", "learned", "line"} & {*family[name].needs}}
+        asks.add("proxy_a")
         rows = [{name: "" if name in asks else value for name, value in row.items()} for row in rows]
     return fit(rows)
