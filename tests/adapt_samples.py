@@ -70,12 +70,11 @@ class Untouchable:
     def _touched(self, *_, **__):
         raise AssertionError("a label of the target was touched")
 
-    for _name in (
-        "eq ne lt le gt ge hash str repr format bool float int index complex len iter next getitem contains call array add radd sub rsub "
-        "mul rmul truediv neg abs and or invert array_ufunc array_function reduce reduce_ex copy deepcopy"
-    ).split():
-        locals()[f"__{_name}__"] = _touched
-    del _name
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __bool__ = _touched
+    __str__ = __repr__ = __format__ = __float__ = __int__ = __index__ = __complex__ = _touched
+    __len__ = __iter__ = __next__ = __getitem__ = __contains__ = __call__ = _touched
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __abs__ = _touched
+    __array__ = __array_ufunc__ = __array_function__ = __reduce__ = __reduce_ex__ = __copy__ = __deepcopy__ = _touched
 
 
 def untouchable(n):

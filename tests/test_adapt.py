@@ -204,7 +204,7 @@ def test_a_regression_is_weighed_by_its_errors_and_has_no_estimate():
 
 
 def test_a_fitted_model_is_adapted_without_its_source_and_stays_as_it_was(data):
-    X, y, target, truth = data
+    X, y, target, _ = data
     given = Transfer("rows", "feature_extraction").fit(X, y)
     head, answers = given.head_, given.predict_proba(target)
     model = Adapt(given, methods="saerens").fit(None, None, target, prior=[1, 3])
@@ -302,8 +302,7 @@ def both_in_one(**more):
 
 
 def of_one_model(**more):
-    X, y, target, _ = domains()
-    return {"X": None, "X_target": target} | more
+    return {"X": None, "X_target": domains()[2]} | more
 
 
 def fitted():

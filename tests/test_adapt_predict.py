@@ -172,7 +172,7 @@ def test_of_too_few_cases_the_interval_is_all_there_can_be():
 
 def test_columns_that_are_missing_are_left_out_and_not_taken_for_zero():
     model = fit(evidence())
-    full = {name: 0.8 for name in LEVELS} | {"agreement": 0.7}
+    full = dict.fromkeys(LEVELS, 0.8) | {"agreement": 0.7}
     some = {name: value for name, value in full.items() if name not in ("cot", "doc")}
     whole, part = (model.predict([row("source_only", "", **told), row("coral", "", **told)]) for told in (full, some))
     assert part[0].score == pytest.approx(whole[0].score) and part[1].gain == pytest.approx(whole[1].gain)
