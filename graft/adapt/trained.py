@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.adapt.candidates import Made
+from graft.adapt.candidates import Made, checked
 from graft.adapt.sides import Progress, Sides, rows_of
 from graft.data import View
 from graft.errors import GraftError
@@ -78,18 +78,20 @@ def made_by_training(
         return Made(method, settings, time.perf_counter() - begun, fell_out=str(error))
     rows = [rows_of(model, items, progress) for items in (*_source_items(sides), sides.others)]
     head = model.head_
-    return Made(
-        method,
-        settings,
-        time.perf_counter() - begun,
-        outputs=head.outputs(rows[2]),
-        held_outputs=head.outputs(rows[1]) if len(rows[1]) else np.empty((0, sides.n_classes)),
-        learned=rows[0],
-        held=rows[1],
-        target=rows[2],
-        reads=head.outputs,
-        head=head,
-        model=model,
+    return checked(
+        Made(
+            method,
+            settings,
+            time.perf_counter() - begun,
+            outputs=head.outputs(rows[2]),
+            held_outputs=head.outputs(rows[1]) if len(rows[1]) else np.empty((0, sides.n_classes)),
+            learned=rows[0],
+            held=rows[1],
+            target=rows[2],
+            reads=head.outputs,
+            head=head,
+            model=model,
+        )
     )
 
 
