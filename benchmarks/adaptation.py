@@ -20,8 +20,8 @@ import shifts
 from adaptation_table import tables
 from rows import ROOT, append, commit, machine
 
-from graft.adapt.candidates import SOURCE_ONLY, averaged, judged, made, methods_for, traits
-from graft.adapt.predict import EVIDENCE, SIGNS, TRAITS
+from graft.adapt.candidates import SOURCE_ONLY, averaged, judged, made, methods_for
+from graft.adapt.predict import EVIDENCE, SIGNS
 from graft.adapt.sides import Source, both
 from graft.evaluate import measure
 from graft.shift import SHIFTS
@@ -33,7 +33,7 @@ ABOUT = (
     "collection", "pair", "sabotage", "seed", "method", "settings", "n_source", "n_target", "classes", "seconds", "judging_seconds",
     "fell_out", "accuracy",
 )  # fmt: skip
-COLUMNS = (*ABOUT, *TRAITS, *VALIDATORS, *ESTIMATES)
+COLUMNS = (*ABOUT, *VALIDATORS, *ESTIMATES)
 SABOTAGE = ("noise", "unrelated", "one class", "shuffled 20", "shuffled 40", "shuffled 60", "shuffled 80")
 
 
@@ -92,8 +92,6 @@ def measured(pair, kind, seed, grids):
         begun = time.perf_counter()
         said = {} if one.fell_out else evidence(judged(sides, one, candidates))
         about["judging_seconds"] = round(time.perf_counter() - begun, 3)
-        if one is candidates[0]:
-            said |= traits(sides, one)
         true = "" if one.fell_out or (truth == -1).all() else measure("accuracy", np.searchsorted(classes, truth), one.outputs)
         yield about | {"accuracy": true} | {name: f"{value:.6g}" for name, value in said.items()}
 

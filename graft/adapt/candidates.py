@@ -10,9 +10,8 @@ import numpy as np
 from graft.adapt.sides import Sides
 from graft.errors import GraftError
 from graft.heads import LinearHead
-from graft.shift import SHIFTS, Adapted, saerens_shares
+from graft.shift import SHIFTS, Adapted
 from graft.transfer import Transfer
-from graft.transferability import DISTANCES
 from graft.validators import Judged
 
 SOURCE_ONLY, AVERAGE = "source_only", "average"
@@ -120,19 +119,6 @@ def averaged(sides: Sides, everyone: Sequence[Made]) -> Made:
         reads=head.outputs,
         head=head,
     )
-
-
-def traits(sides: Sides, source_only: Made) -> dict[str, float]:
-    """How far the domains lie apart, whatever the candidate: proxy A-distance, and total variation of the shares of their classes.
-
-    The target's shares are those under which the source-only model's outputs are likeliest (`saerens_shares`). Without the source's items
-    only these are told.
-    """
-    shares = saerens_shares(source_only.outputs, sides.prior)
-    found = {"label_shift": float(np.abs(shares - sides.prior).sum() / 2)}
-    if len(sides.learned_rows):
-        found["proxy_a"] = DISTANCES["proxy_a"](sides.learned_rows, sides.target_rows)
-    return found
 
 
 def judged(sides: Sides, one: Made, everyone: Sequence[Made]) -> Judged:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graft import interrupt
-from graft.adapt.candidates import SOURCE_ONLY, Made, averaged, judged, made, methods_for, traits
+from graft.adapt.candidates import SOURCE_ONLY, Made, averaged, judged, made, methods_for
 from graft.adapt.guard import Decision, Known, decide, decide_numbers
 from graft.adapt.predict import Outlook, Predictor
 from graft.adapt.sides import Progress, Sides
@@ -95,7 +95,6 @@ def adapt(sides: Sides, asked: Asked, predictor: Predictor, known: Known | None 
         told.append({} if one.fell_out else evidence(judged(sides, one, everyone)))
         if progress:
             progress(Step("judging candidates without labels", number, len(everyone)))
-    told[0] |= traits(sides, everyone[0])
     sound = [place for place, one in enumerate(everyone) if not one.fell_out]
     predicted = predictor.predict([_row(sides, everyone[place], told[place]) for place in sound])
     for place, outlook in zip(sound, predicted, strict=True):

@@ -24,8 +24,6 @@ SIGNS = (
 LEVELS = ("atc", "doc", "average_confidence", "cot", "agreement_on_line", "reweighted_source", "source_risk", "reverse")
 # The first of these are averaged; the rest is told beside them.
 _ESTIMATES = 5
-# What tells how a case lies: how well the domains are told apart, and how far the shares of their classes seem to lie apart.
-TRAITS = ("proxy_a", "label_shift")
 LEVEL, _Z = 0.9, 1.645
 # Accuracies nearer to 0 or 1 are taken as this.
 _LOW = 0.02
@@ -33,8 +31,6 @@ _STRENGTHS = tuple(10.0**power for power in range(-1, 6))
 # A sign that says more than this many of its usual steps says no more: it is off the scale it was learned on.
 _FURTHEST = 3.0
 _LEAST_COLLECTIONS = 3
-# Runs of one method on so many pairs of domains count as much as the belief that it changes nothing.
-_RUNS_TO_BELIEVE = 10.0
 SOURCE_ONLY = "source_only"
 
 Row = Mapping[str, Any]
@@ -69,17 +65,14 @@ def _number(row: Row, name: str) -> float:
 class Predictor:
     """Accuracies on a target, from what is known without its labels.
 
-    level: of the correction of the mean estimate. gain: of the differences to source-only. scale: (s,) usual step of each sign. standing:
-    method -> (t,) what it rises by, in logits, along the traits of a case; usual: (t,) mean traits of the recorded cases. missed:
-    half of the interval that holds 90 % of what was missed of left-out levels, in logits; spread: standard deviation of what is
-    missed of a chosen gain, in accuracy. collections: that it learned from.
+    level: weights that correct the mean estimate. gain: (s,) weights of the signs. scale: (s,) usual step of each. missed: half of the
+    interval that holds 90 % of what was missed of left-out levels, in logits; spread: standard deviation of what is missed of a
+    chosen gain, in accuracy. collections: that it learned from.
     """
 
     level: np.ndarray
     gain: np.ndarray
     scale: np.ndarray
-    standing: Mapping[str, np.ndarray]
-    usual: np.ndarray
     missed: float
     spread: float
     collections: tuple[str, ...]
@@ -92,13 +85,8 @@ class Predictor:
         return [self._outlook(base, float(gain), not place) for place, gain in enumerate(gains)]
 
     def terms(self, case: "_Case") -> np.ndarray:
-        """(m, k): for each candidate the steps of each sign above source-only's, and the method's standing; 0 for source-only."""
-        steps = np.clip(case.steps / self.scale, -_FURTHEST, _FURTHEST)
-        traits = case.placed(self.usual)
-        standing = [float(traits @ self.standing[name]) if name in self.standing else 0.0 for name in case.methods]
-        terms = np.column_stack([steps, standing])
-        terms[0] = 0.0
-        return terms
+        """(m, s): for each candidate the steps of each sign above source-only's, in usual ones."""
+        return np.clip(case.steps / self.scale, -_FURTHEST, _FURTHEST)
 
     def _outlook(self, base: float, gain: float, is_base: bool) -> Outlook:
         score, start = float(expit(base + gain)), float(expit(base))
@@ -110,19 +98,17 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Case:
-    """The candidates of one case. Of m candidates, source-only first, s signs and t traits.
+    """The candidates of one case: m of them, source-only first, and s signs.
 
     steps: (m, s) of each sign above source-only's, 0 where one is missing. base: the mean of the estimates for source-only, in logits;
-    level: (k,) how far each estimate lies from it, and it from chance. traits: (t,) 1 and the case's own. risen: (m,) logits of the
-    accuracies minus source-only's; true: (m,); nan where they are not known.
+    level: (k,) how far each estimate lies from it, and it from chance. true: (m,) accuracies, risen: (m,) their logits minus
+    source-only's; nan where they are not known.
     """
 
     collection: str
-    methods: tuple[str, ...]
     steps: np.ndarray
     base: float
     level: np.ndarray
-    traits: np.ndarray
     true: np.ndarray
     risen: np.ndarray
 
@@ -138,11 +124,9 @@ class _Case:
         heights = logit(np.clip(true, _LOW, 1 - _LOW))
         return cls(
             str(rows[0].get("collection", "")),
-            tuple(str(row["method"]) for row in rows),
             np.nan_to_num(values - values[0]),
             base,
             np.array([1.0, base - chance, *np.nan_to_num(logits - base)]),
-            np.array([1.0, *(_number(rows[0], name) for name in TRAITS)]),
             true,
             heights - heights[0],
         )
@@ -151,10 +135,6 @@ class _Case:
     def aim(self) -> float:
         """What source-only reaches above the mean estimate, in logits."""
         return float(logit(np.clip(self.true[0], _LOW, 1 - _LOW))) - self.base
-
-    def placed(self, usual: np.ndarray) -> np.ndarray:
-        """(t,) traits about the usual ones; what is not known is as usual."""
-        return np.array([1.0, *np.nan_to_num(self.traits[1:] - usual[1:])])
 
 
 def cases_of(rows: Sequence[Row]) -> list[list[Row]]:
@@ -170,9 +150,8 @@ def fit(rows: Sequence[Row]) -> Predictor:
     """The predictor from recorded runs, as `read_evidence` gives them; rows whose truth is not known are left out.
 
     Two ridge regressions in logits, each of a strength that predicts left-out collections best: of source-only's accuracy minus the mean
-    of its estimates, on how far each lies from that mean; and of each candidate's difference to source-only, on the steps of every sign
-    and on the method's standing. The standing is a ridge regression of what the method rose by on the traits of a case (how far the
-    domains and their shares of classes lie apart), without the case's own collection. A case counts once, however many its candidates.
+    of its estimates, on how far each lies from that mean; and of each candidate's difference to source-only, on the steps of every
+    sign. A case counts once, however many its candidates. Which method a candidate is plays no part: on recorded runs it told nothing more.
     What is missed is measured on left-out collections: the level's by its quantile, the gain's for the candidate that would be chosen.
     With fewer than three collections nothing is corrected, no gain is predicted, and intervals are from 0 to 1.
     """
@@ -180,8 +159,7 @@ def fit(rows: Sequence[Row]) -> Predictor:
     cases = [_Case.of(case) for case in cases_of(known) if case[0]["method"] == SOURCE_ONLY and len(case) > 1]
     names = tuple(dict.fromkeys(case.collection for case in cases))
     if len(names) < _LEAST_COLLECTIONS:
-        nothing = np.zeros(1 + len(TRAITS))
-        return Predictor(np.zeros(2 + len(LEVELS)), np.zeros(len(SIGNS) + 1), np.ones(len(SIGNS)), {}, nothing, math.inf, 1.0, names)
+        return Predictor(np.zeros(2 + len(LEVELS)), np.zeros(len(SIGNS)), np.ones(len(SIGNS)), math.inf, 1.0, names)
     parts = [([case for case in cases if case.collection != name], [case for case in cases if case.collection == name]) for name in names]
     level = min(_STRENGTHS, key=lambda one: float(np.square(_missed_levels(parts, one)).sum()))
     lessons = [(_Lessons.of(others), left) for others, left in parts]
@@ -210,7 +188,7 @@ def _missed_levels(parts: Sequence[tuple[list[_Case], list[_Case]]], strength: f
 
 @dataclass(frozen=True)
 class _Lessons:
-    """What gains are learned from. told: a predictor without their coefficients. terms: (n, k), risen, weight: (n,) of all candidates."""
+    """What gains are learned from. told: a predictor without their coefficients. terms: (n, s), risen, weight: (n,) of all candidates."""
 
     told: Predictor
     terms: np.ndarray
@@ -219,47 +197,18 @@ class _Lessons:
 
     @classmethod
     def of(cls, cases: Sequence[_Case]) -> "_Lessons":
-        traits = np.stack([case.traits for case in cases])
-        there = np.isfinite(traits)
-        usual = np.where(there, traits, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
         scale = np.sqrt(np.square(np.concatenate([case.steps[1:] for case in cases])).mean(axis=0))
-        told = Predictor(np.zeros(2 + len(LEVELS)), np.empty(0), np.where(scale > 0, scale, 1.0), {}, usual, math.inf, 1.0, ())
-        runs = _runs(cases, usual)
-        # A case knows nothing of its own collection, as a new one will not.
-        blind = {name: replace(told, standing=_standing(runs, name)) for name in {case.collection for case in cases}}
+        told = Predictor(np.zeros(2 + len(LEVELS)), np.empty(0), np.where(scale > 0, scale, 1.0), math.inf, 1.0, ())
         return cls(
-            replace(told, standing=_standing(runs)),
-            np.concatenate([blind[case.collection].terms(case)[1:] for case in cases]),
+            told,
+            np.concatenate([told.terms(case)[1:] for case in cases]),
             np.concatenate([case.risen[1:] for case in cases]),
-            np.concatenate([np.full(len(case.methods) - 1, 1 / (len(case.methods) - 1)) for case in cases]),
+            np.concatenate([np.full(len(case.risen) - 1, 1 / (len(case.risen) - 1)) for case in cases]),
         )
 
     def solved(self, strength: float) -> Predictor:
         """With a ridge of this strength; of levels and of what is missed nothing is known yet."""
         return replace(self.told, gain=_ridge(self.terms, self.risen, self.weight, strength))
-
-
-_Run = tuple[str, np.ndarray, float]
-
-
-def _runs(cases: Sequence[_Case], usual: np.ndarray) -> dict[str, list[_Run]]:
-    """method -> (collection, traits, what it rose by, its settings averaged) of each case."""
-    found: dict[str, list[_Run]] = {}
-    for case in cases:
-        names, placed = np.array(case.methods), case.placed(usual)
-        for name in dict.fromkeys(case.methods[1:]):
-            found.setdefault(name, []).append((case.collection, placed, float(case.risen[names == name].mean())))
-    return found
-
-
-def _standing(runs: Mapping[str, Sequence[_Run]], left_out: str | None = None) -> dict[str, np.ndarray]:
-    """What each method rises by along the traits of a case; nothing is the belief that its runs have to overcome."""
-    standing = {}
-    for name, each in runs.items():
-        if some := [(placed, risen) for collection, placed, risen in each if collection != left_out]:
-            matrix, risen = np.stack([placed for placed, _ in some]), np.array([one for _, one in some])
-            standing[name] = _ridge(matrix, risen, np.ones(len(some)), _RUNS_TO_BELIEVE)
-    return standing
 
 
 def _ridge(matrix: np.ndarray, aims: np.ndarray, weight: np.ndarray, strength: float) -> np.ndarray:
@@ -288,7 +237,7 @@ def read_evidence(*paths: str | Path) -> list[dict[str, str]]:
             raise GraftError(f"{path}: there is no such file, expected a CSV of recorded adaptations.")
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            needed = ("collection", "pair", "sabotage", "seed", "method", "accuracy", *TRAITS, *SIGNS, *LEVELS)
+            needed = ("collection", "pair", "sabotage", "seed", "method", "accuracy", *SIGNS, *LEVELS)
             if lacking := [name for name in needed if name not in (reader.fieldnames or ())]:
                 raise GraftError(f"{path}: columns {', '.join(lacking)} are missing, expected those of {EVIDENCE.name}.")
             rows += reader
