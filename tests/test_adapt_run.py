@@ -157,9 +157,10 @@ def test_labels_that_a_target_file_has_change_nothing(files):
     written = []
     for name, labels in {"true": target["label"], "false": target["label"][::-1].tolist(), "strange": [f"x{n}" for n in range(24)]}.items():
         target.assign(label=labels).to_csv(files / "chat.csv", index=False)
-        adapted(files, name)
+        found = adapted(files, name)
         written.append((files / name / "predictions.csv").read_bytes())
     assert len(set(written)) == 1
+    assert "target: label: column 'label' (recognised by its name), not read" in found.record.notes
 
 
 def test_a_target_that_is_a_data_set_loses_its_labels(files):

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from adaptation_samples import images_adaptation, regression_adaptation, texts_adaptation
+from adaptation_samples import images_adaptation, many_candidates_adaptation, regression_adaptation, texts_adaptation
 
 import graft
 from graft import cli
@@ -108,3 +108,12 @@ def test_a_regression_prints_no_score_that_nobody_knows(files, asked, monkeypatc
 def test_a_wrong_budget_is_told_before_any_data_is_read(asked, monkeypatch, capsys):
     code, _, err = command(monkeypatch, capsys, "nowhere.csv", "--target", "nowhere.csv", "--out", "r", "--budget", "ten")
     assert code == 2 and err.startswith("graft: budget 'ten': expected")
+
+
+def test_of_many_candidates_the_best_and_source_only_are_printed(files, asked, monkeypatch, capsys):
+    asked[1].answer = many_candidates_adaptation()
+    _, out, _ = command(monkeypatch, capsys, files[0], "--target", files[1], "--out", "r")
+    said = [line.split()[0] for line in out.splitlines() if line.startswith(("method_", "source_only", "coral"))]
+    # 20 candidates: coral with 0.742 is the best, then method_17 with 0.67 down to method_7, and source-only with 0.3.
+    assert said == ["coral", *(f"method_{n}" for n in range(17, 6, -1)), "source_only"]
+    assert "and 7 candidates more, which the page tells of" in out

@@ -132,7 +132,12 @@ def adapt_run(
             source=dataset.name if dataset else str(source),
             target=others.name,
             names=others.ids,
-            notes=[*(dataset.notes if dataset else ()), *others.notes, *foreign, *_prior_note(source, model, dataset)],
+            notes=[
+                *(dataset.notes if dataset else ()),
+                *(f"target: {note}" + ", not read" * note.startswith("label:") for note in others.notes),
+                *foreign,
+                *_prior_note(source, model, dataset),
+            ],
             findings=[asdict(finding) for finding in (*(dataset.findings if dataset else ()), *findings)],
             domains=_domain_names(dataset, domain),
             modality=model.backbone_.modality,

@@ -12,6 +12,9 @@ from graft.cli.options import Image, Label, Seed, TaskName, Text
 from graft.cli.show import print_findings, print_table, progress_bar
 from graft.records import Adaptation, Finding
 
+# More candidates than this are no answer but a list; the page has them all.
+_SHOWN = 12
+
 
 def adapt(
     source: Annotated[
@@ -96,10 +99,12 @@ def _print_reasons(adaptation: Adaptation) -> None:
 
 
 def _print_candidates(adaptation: Adaptation) -> None:
-    """Those that were judged as a table, those that fell out with the reason."""
+    """Those that were judged as a table, the best and source-only, those that fell out with the reason."""
     from graft.report import sentences, words
 
     kept = [row for row in adaptation.candidates if not row["note"]]
+    order = sorted(kept, key=lambda row: -(row["score"] or 0.0))
+    kept = [row for place, row in enumerate(order) if place < _SHOWN or row["method"] == "source_only"]
     if kept:
         typer.echo("")
         print_table(
@@ -114,6 +119,8 @@ def _print_candidates(adaptation: Adaptation) -> None:
                 for row in kept
             ],
         )
+    if more := len(order) - len(kept):
+        typer.echo(f"and {words.plural(more, 'candidate')} more, which the page tells of")
     for row in adaptation.candidates:
         if row["note"]:
             typer.echo(f"{sentences.method(row['method'], row['settings'])} fell out: {row['note']}")
