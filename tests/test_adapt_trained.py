@@ -7,6 +7,8 @@ import pytest
 import torch
 from test_transfer_adapting import gratings
 
+from graft.adapt.candidates import SOURCE_ONLY, made
+from graft.adapt.course import shipped
 from graft.adapt.sides import Source, both, without_source
 from graft.adapt.trained import ADABN, TRAINED, made_by_training, plan_of, recipe_of, trained_methods
 from graft.backbones.tiny import load
@@ -54,6 +56,7 @@ def test_each_method_makes_a_model_that_is_saved_loaded_and_asked(method, tmp_pa
 def test_without_the_source_there_are_the_methods_that_do_without_it():
     alone = without_source(sides().model, np.full(3, 1 / 3), sides().others, seed=0)
     assert set(trained_methods(alone)) == SOURCE_FREE and set(trained_methods(sides())) == {ADABN, *TRAINED}
+    assert set(trained_methods(sides())[:3]) == SOURCE_FREE, "the cheapest first: a budget leaves the last ones out"
     for method in SOURCE_FREE:
         with_source, without = (
             made_by_training(one, method, {}, epochs=1, lr=1e-3, recipe=Recipe(batch_size=16)) for one in (sides(), alone)
@@ -123,3 +126,8 @@ def test_adabn_sees_each_domain_with_its_own_statistics():
     assert not np.allclose(model.predict_outputs(sides().others), expected)
     theirs = adapt_statistics(sides().model.backbone_, sides().others).state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.backbone_.state_dict().items())
+
+
+def test_source_only_with_a_trained_head_is_handed_over_as_it_was_judged():
+    judged = made(sides(), SOURCE_ONLY, {})
+    np.testing.assert_allclose(shipped(sides(), judged).predict_outputs(sides().others), judged.outputs, atol=1e-6)

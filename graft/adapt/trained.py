@@ -35,21 +35,22 @@ class Training:
     views: bool = True
 
 
-# Strengths as in the papers; the adversarial ones rise from 0 by their own schedule.
+# Strengths as in the papers; the adversarial ones rise from 0 by their own schedule. Those on the target alone come first: they cost the
+# least, and where a budget is spent the rest has no turn.
 TRAINED: dict[str, Training] = {
+    "tent": Training((("entropy_minimisation", 1.0),), supervised=False, only="norms", head=False, epochs=1, views=False),
+    "shot": Training((("shot", 1.0),), supervised=False, head=False),
+    "mcc": Training((("mcc", 1.0),)),
+    "dann": Training((("dann", 1.0),)),
+    "pseudo": Training((("pseudo", 1.0),)),
+    "cdan_e": Training((("cdan_e", 1.0),)),
+    "consistency": Training((("consistency", 1.0),)),
     "deep_coral": Training((("deep_coral", 1.0),)),
+    "mdd": Training((("mdd", 1.0),)),
     "dan": Training((("dan", 1.0),)),
     "jan": Training((("jan", 1.0),)),
-    "dann": Training((("dann", 1.0),)),
     "cdan": Training((("cdan", 1.0),)),
-    "cdan_e": Training((("cdan_e", 1.0),)),
-    "mdd": Training((("mdd", 1.0),)),
-    "mcc": Training((("mcc", 1.0),)),
     "adda": Training((("adda", 1.0),), supervised=False, head=False),
-    "consistency": Training((("consistency", 1.0),)),
-    "pseudo": Training((("pseudo", 1.0),)),
-    "shot": Training((("shot", 1.0),), supervised=False, head=False),
-    "tent": Training((("entropy_minimisation", 1.0),), supervised=False, only="norms", head=False, epochs=1, views=False),
 }
 ADABN = "adabn"
 
@@ -64,8 +65,8 @@ def trained_methods(sides: Sides) -> list[str]:
 def plan_of(method: str, source: Plan, depth: int, epochs: int, lr: float) -> Plan:
     """What a method does to a network that the plan `source` made: one phase, in which every layer group learns at one rate.
 
-    Weights that began as random ones learn on at the rate that made them, and the head too, as in the papers' digits; pretrained ones at
-    a tenth of lr, the head at lr, as in `full`.
+    Weights that began as random ones learn on at the rate that made them, and the head too, as in SHOT's code for digits (uda_digit.py of
+    tim-learn/SHOT); pretrained ones at a tenth of lr, the head at lr, as in `full`.
     """
     how = TRAINED[method]
     rate, head_rate = (highest(source), highest(source)) if source.reset else (lr / 10, lr)
@@ -78,7 +79,7 @@ def recipe_of(method: str, recipe: Recipe) -> Recipe:
     to wait or to choose by; what mixes items does not go with added losses. Labels are not smoothed: a network that learned to be 91 %
     sure of one of ten classes would never pass the 95 % of `consistency`.
 
-    Batch normalisation goes by each batch's own statistics, as in the papers' code: those of the source are what does not fit the target.
+    Batch normalisation goes by the statistics of each batch, as in the code of SHOT and TENT: those of the source do not fit the target.
     """
     how = TRAINED[method]
     of_labels: dict[str, Any] = {} if how.supervised else {"class_weight": None, "sampler": "shuffled"}
