@@ -179,7 +179,8 @@ def shipped(sides: Sides, one: Made) -> Transfer:
         return altered(sides.model, head=one.head, strategy=one.method)
     rows = np.concatenate([sides.learned_rows, sides.held_rows])
     labels = np.concatenate([sides.labels(sides.learned), sides.labels(sides.held)])
-    whole = sides.whole(sides.fit(rows, labels))
+    # A head that was trained with its network is at home on it alone: one solved anew on the features is another model than was judged.
+    whole = sides.whole(sides.head if sides.model.tuned_ else sides.fit(rows, labels))
     if one.method == SOURCE_ONLY:
         return altered(sides.model, head=whole.head, strategy=SOURCE_ONLY)
     # A mean's members are not made again: what was judged is what is handed over.
