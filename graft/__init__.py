@@ -7,15 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graft.adapt import Adapt
     from graft.data import check, load
     from graft.evaluate import verdict
     from graft.study import compare, rank, run
     from graft.transfer import Transfer
 
 __version__ = "0.1.0"
-__all__ = ["Transfer", "check", "compare", "load", "rank", "run", "verdict"]
+__all__ = ["Adapt", "Transfer", "check", "compare", "load", "rank", "run", "verdict"]
 
 _ROOMS = {
+    "Adapt": "graft.adapt",
     "Transfer": "graft.transfer",
     "check": "graft.data",
     "compare": "graft.study",

@@ -323,6 +323,7 @@ REFUSED = {
         sides(X=pd.DataFrame(domains()[0], columns=list("abcd")), X_target=pd.DataFrame(domains()[2], columns=list("abce"))),
         r"feature names should match those that were passed during fit",
     ),
+    "items all alike": (adapting(), sides(X_target=np.ones((20, 4))), r"source-only: it makes all 20 items of the target alike, expected"),
     "no shared class": (
         adapting(),
         sides(target_labels={0: "x", 1: "y"}),
@@ -443,7 +444,7 @@ def test_source_only_that_cannot_be_had_is_no_silent_fallback(data, monkeypatch)
         return replace(made(sides, method, settings), fell_out="features of 3 of 50 items are not finite")
 
     monkeypatch.setattr(course, "made", fails)
-    with pytest.raises(GraftError, match="features of 3 of 50 items are not finite"):
+    with pytest.raises(GraftError, match="source-only: features of 3 of 50 items are not finite, expected"):
         adapting().fit(X, y, target)
 
 

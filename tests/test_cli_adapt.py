@@ -4,7 +4,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from adaptation_samples import images_adaptation, regression_adaptation, texts_adaptation
@@ -33,7 +33,7 @@ def asked(monkeypatch):
 
     def adapt_run(source, target, **settings):
         calls.append((source, target, settings))
-        return module.answer
+        return SimpleNamespace(record=module.answer)
 
     module.answer, module.adapt_run = texts_adaptation(), adapt_run
     monkeypatch.setitem(sys.modules, "graft.adapt", module)
@@ -49,61 +49,41 @@ def command(monkeypatch, capsys, *arguments):
 
 
 def test_every_flag_reaches_the_library(files, asked, monkeypatch, capsys):
-    flags = [
-        "--label",
-        "label",
-        "--text",
-        "text",
-        "--domain",
-        "shop",
-        "--backbone",
-        "tiny:text",
-        "--strategy",
-        "lp_ft",
-        "--method",
-        "coral",
-    ]
-    flags += ["--method", "saerens", "--target-labels", "few.csv", "--unknown", "0.5", "--budget", "2m", "--seed", "3"]
+    flags = shlex.split(
+        "--label label --text text --image photo --task classification --domain shop --source-data more.csv --backbone tiny:text "
+        "--strategy lp_ft --method coral --method saerens --target-labels few.csv --unknown 0.5 --no-guard --epochs 7 --budget 2m --seed 3"
+    )
     given = [files[0], "--target", files[1], "--out", "runs/x", *flags]
     assert command(monkeypatch, capsys, *given)[0] == 0
     ((source, target, settings),) = asked[0]
     assert settings.pop("progress") is not None
-    assert settings.pop("domains").tolist() == ["north" if n % 3 else "south" for n in range(12)]
+    assert (source, target) == (str(files[0]), str(files[1]))
     assert settings == {
         "out": Path("runs/x"),
+        "source_data": "more.csv",
         "backbone": "tiny:text",
         "strategy": "lp_ft",
         "methods": ["coral", "saerens"],
+        "domain": "shop",
         "target_labels": Path("few.csv"),
         "unknown": 0.5,
+        "guard": False,
+        "epochs": 7,
         "budget": 120.0,
         "seed": 3,
+        "roles": {"label": "label", "text": ["text"], "image": "photo", "task": "classification"},
         "command": shlex.join(["graft", "adapt", *map(str, given)]),
     }
-    assert (len(source), source.classes, source.group) == (12, ("ham", "spam"), None)
-    assert (len(target), target.target, next(iter(target.items))) == (5, None, "chat number 0 of many")
 
 
 def test_what_is_not_chosen_is_left_to_the_library(files, asked, monkeypatch, capsys):
     command(monkeypatch, capsys, files[0], "--target", files[1], "--out", "r")
     settings = asked[0][0][2]
-    wanted = {"domains": None, "backbone": None, "methods": None, "target_labels": None, "unknown": 0.0, "budget": None, "seed": 0}
-    assert {name: settings[name] for name in wanted} == wanted and settings["strategy"] == "feature_extraction"
-
-
-def test_no_label_of_the_target_is_handed_on(files, asked, monkeypatch, capsys):
-    command(monkeypatch, capsys, files[0], "--target", files[1], "--out", "r")
-    target = asked[0][0][1]
-    assert list(target.columns) == ["text"] and "secret" not in "".join(target.items)
-
-
-def test_a_target_of_a_table_of_numbers_has_the_columns_of_the_source(asked, monkeypatch, capsys, tmp_path):
-    (tmp_path / "a.csv").write_text(
-        "size,kind,label\n" + "".join(f"{n}.5,{'a' if n % 2 else 'b'},{'x' if n % 2 else 'y'}\n" for n in range(12))
-    )
-    (tmp_path / "b.csv").write_text("size,label\n1.5,x\n")
-    code, _, err = command(monkeypatch, capsys, tmp_path / "a.csv", "--target", tmp_path / "b.csv", "--out", "r")
-    assert code == 2 and "lacks columns" in err and "kind" in err and not asked[0]
+    wanted = {
+        "source_data": None, "domain": None, "backbone": None, "methods": "auto", "target_labels": None, "unknown": 0.0, "budget": None,
+        "seed": 0, "guard": True, "epochs": 10, "roles": {}, "strategy": "feature_extraction",
+    }  # fmt: skip
+    assert {name: settings[name] for name in wanted} == wanted
 
 
 def test_the_answer_the_reasons_and_the_candidates_are_printed(files, asked, monkeypatch, capsys):

@@ -53,6 +53,10 @@ def test_help_loads_nothing_heavy():
     assert loaded_by("from graft.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass") == []
 
 
+def test_help_of_a_command_loads_nothing_heavy():
+    assert loaded_by("from graft.cli import app\ntry:\n    app(['adapt', '--help'])\nexcept SystemExit:\n    pass") == []
+
+
 def test_listing_strategies_loads_no_torch():
     assert "torch" not in loaded_by("from graft.cli import app\ntry:\n    app(['list', 'strategies'])\nexcept SystemExit:\n    pass")
 
@@ -65,6 +69,10 @@ def test_help_is_fast():
     assert processor_seconds("-m", "graft", "--help") < 0.3
 
 
+def test_help_of_a_command_is_fast():
+    assert processor_seconds("-m", "graft", "adapt", "--help") < 0.3
+
+
 @pytest.mark.parametrize("name", graft.__all__)
 def test_every_door_opens(name):
     assert callable(getattr(graft, name))
@@ -72,5 +80,5 @@ def test_every_door_opens(name):
 
 
 def test_a_door_that_is_not_there_names_those_that_are():
-    with pytest.raises(AttributeError, match=r"no attribute 'ran', expected one of Transfer, check, compare, load, rank, run, verdict"):
+    with pytest.raises(AttributeError, match=r"no attribute 'ran', expected one of Adapt, Transfer, check, compare, load, rank, run"):
         graft.ran  # noqa: B018

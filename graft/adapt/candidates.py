@@ -60,19 +60,34 @@ def made(sides: Sides, method: str, settings: Mapping[str, Any]) -> Made:
     except GraftError as error:
         return Made(method, settings, time.perf_counter() - begun, fell_out=str(error))
     held = adapted.read_source(sides.held_rows)
-    return Made(
-        method,
-        settings,
-        time.perf_counter() - begun,
-        outputs=adapted.head.outputs(sides.target_rows),
-        held_outputs=adapted.inner.outputs(held),
-        learned=adapted.source,
-        held=held,
-        target=adapted.target,
-        reads=adapted.inner.outputs,
-        head=adapted.head,
-        weights=adapted.weights,
+    return checked(
+        Made(
+            method,
+            settings,
+            time.perf_counter() - begun,
+            outputs=adapted.head.outputs(sides.target_rows),
+            held_outputs=adapted.inner.outputs(held),
+            learned=adapted.source,
+            held=held,
+            target=adapted.target,
+            reads=adapted.inner.outputs,
+            head=adapted.head,
+            weights=adapted.weights,
+        )
     )
+
+
+def checked(one: Made) -> Made:
+    """The candidate, fallen out where it came to what nobody can judge: numbers that are not finite, or items that are all alike."""
+    for side, rows in (("source", one.learned), ("target", one.target), ("target's outputs", one.outputs), ("source's", one.held_outputs)):
+        if bad := int((~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))).sum()):
+            return Made(
+                one.method, one.settings, one.seconds, fell_out=f"what it makes of {bad} of {len(rows)} items ({side}) is not finite"
+            )
+    for side, rows in (("source", one.learned), ("target", one.target)):
+        if len(rows) and not np.ptp(rows, axis=0).any():
+            return Made(one.method, one.settings, one.seconds, fell_out=f"it makes all {len(rows)} items of the {side} alike")
+    return one
 
 
 def averaged(sides: Sides, everyone: Sequence[Made]) -> Made:

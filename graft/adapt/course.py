@@ -116,7 +116,7 @@ def candidates(sides: Sides, asked: Asked, progress: Progress = None) -> tuple[l
     retraining = [name for name in wished if name not in SHIFTS]
     found = [made(sides, SOURCE_ONLY, {})]
     if found[0].fell_out:
-        raise GraftError(found[0].fell_out)
+        raise GraftError(f"source-only: {found[0].fell_out}, expected features of both sides that are finite and vary. Look at the items.")
     for number, (name, settings) in enumerate(on_features, start=1):
         if interrupt.asked():
             return found, f"without a turn: {', '.join(dict.fromkeys([*(one for one, _ in on_features[number - 1 :]), *retraining]))}"

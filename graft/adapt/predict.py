@@ -274,6 +274,5 @@ def recorded(with_source: bool = True) -> Predictor:
     rows: Sequence[Row] = read_evidence()
     if not with_source:
         asks = {name for family in (VALIDATORS, ESTIMATES) for name in family if {"source", "learned", "line"} & {*family[name].needs}}
-        asks.add("proxy_a")
         rows = [{name: "" if name in asks else value for name, value in row.items()} for row in rows]
     return fit(rows)

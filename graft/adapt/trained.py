@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.adapt.candidates import Made
+from graft.adapt.candidates import Made, checked
 from graft.adapt.sides import Progress, Sides, rows_of
 from graft.data import View
 from graft.errors import GraftError
@@ -107,18 +107,20 @@ def made_by_training(
     else:
         learned, held = (rows_of(model, _some(sides, index), progress) for index in (sides.learned, sides.held))
     target, head = rows_of(model, sides.others, progress), model.head_
-    return Made(
-        method,
-        settings,
-        time.perf_counter() - begun,
-        outputs=head.outputs(target),
-        held_outputs=head.outputs(held) if len(held) else np.empty((0, sides.n_classes)),
-        learned=learned,
-        held=held,
-        target=target,
-        reads=head.outputs,
-        head=head,
-        model=model,
+    return checked(
+        Made(
+            method,
+            settings,
+            time.perf_counter() - begun,
+            outputs=head.outputs(target),
+            held_outputs=head.outputs(held) if len(held) else np.empty((0, sides.n_classes)),
+            learned=learned,
+            held=held,
+            target=target,
+            reads=head.outputs,
+            head=head,
+            model=model,
+        )
     )
 
 
