@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import shifts
-from adaptation_table import tables
+from adaptation_table import is_evidence, tables
 from rows import ROOT, append, commit, machine
 
 from graft.adapt.candidates import SOURCE_ONLY, averaged, judged, made, methods_for
@@ -132,12 +132,12 @@ def read(path):
 
 
 def write_evidence(rows):
-    """What the choice learns from: every row of a pair that is not spoilt and did not fall out, without times and machines."""
+    """What the choice learns from, without times and machines."""
     columns = [name for name in COLUMNS if name not in ("seconds", "judging_seconds", "fell_out")]
     with open(EVIDENCE, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(row for row in rows if not row["fell_out"] and not row["sabotage"])
+        writer.writerows(filter(is_evidence, rows))
 
 
 def main():
