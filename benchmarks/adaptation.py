@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import shifts
-from adaptation_table import tables
+from adaptation_table import is_evidence, tables
 from rows import ROOT, append, commit, machine
 
 from graft.adapt.candidates import SOURCE_ONLY, averaged, judged, made, methods_for
+from graft.adapt.guard import familiarity, told_apart
 from graft.adapt.predict import EVIDENCE, SIGNS
 from graft.adapt.sides import Source, both
 from graft.evaluate import measure
@@ -31,7 +32,7 @@ from graft.validators import ESTIMATES, VALIDATORS, evidence
 ROWS = Path(__file__).with_name("adaptation.csv")
 ABOUT = (
     "collection", "pair", "sabotage", "seed", "method", "settings", "n_source", "n_target", "classes", "seconds", "judging_seconds",
-    "fell_out", "accuracy",
+    "fell_out", "familiarity", "apart", "accuracy",
 )  # fmt: skip
 COLUMNS = (*ABOUT, *VALIDATORS, *ESTIMATES)
 SABOTAGE = ("noise", "unrelated", "one class", "shuffled 20", "shuffled 40", "shuffled 60", "shuffled 80")
@@ -75,6 +76,7 @@ def measured(pair, kind, seed, grids):
     candidates = [made(sides, name, settings) for name in names for settings in (SHIFTS[name].grid if grids else SHIFTS[name].grid[:1])]
     candidates.sort(key=lambda one: one.method != SOURCE_ONLY)
     candidates.append(averaged(sides, candidates))
+    alike, apart = familiarity(sides), told_apart(candidates[0])
     for one in candidates:
         about = {
             "collection": pair.collection,
@@ -88,6 +90,8 @@ def measured(pair, kind, seed, grids):
             "classes": len(classes),
             "seconds": round(one.seconds, 3),
             "fell_out": one.fell_out,
+            "familiarity": f"{alike:.3f}",
+            "apart": f"{apart:.3f}",
         }
         begun = time.perf_counter()
         said = {} if one.fell_out else evidence(judged(sides, one, candidates))
@@ -128,12 +132,12 @@ def read(path):
 
 
 def write_evidence(rows):
-    """What the choice learns from: every row that did not fall out, without times and machines."""
+    """What the choice learns from, without times and machines."""
     columns = [name for name in COLUMNS if name not in ("seconds", "judging_seconds", "fell_out")]
     with open(EVIDENCE, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(row for row in rows if not row["fell_out"])
+        writer.writerows(filter(is_evidence, rows))
 
 
 def main():

@@ -10,7 +10,7 @@ from collections import defaultdict
 import numpy as np
 from rows import markdown
 
-from graft.adapt.guard import LEAST_SURE, best_of
+from graft.adapt.guard import LEAST_APART, LEAST_FAMILIAR, LEAST_SURE, best_of
 from graft.adapt.predict import SOURCE_ONLY, cases_of, fit
 
 # A pair below source-only by more than this counts as hurt.
@@ -59,10 +59,22 @@ def methods(rows):
     return markdown(["method", *names, "mean", "worst pair", "pairs hurt"], lines)
 
 
+def is_evidence(row):
+    """Whether a row is learned from: of a pair that is not spoilt, as first drawn, so that every pair counts alike."""
+    return not row["sabotage"] and row["seed"] == "0" and not row["fell_out"]
+
+
 def predictors(rows):
     """collection -> what all other collections tell."""
-    names = sorted({row["collection"] for row in rows})
-    return {name: fit([row for row in rows if row["collection"] != name]) for name in names}
+    sound = [row for row in rows if is_evidence(row)]
+    return {name: fit([row for row in sound if row["collection"] != name]) for name in {row["collection"] for row in rows}}
+
+
+def decided(case, outlooks):
+    """Places of the best candidate and of what the guard lets through."""
+    best, sure = best_of({place: (one.gain, one.spread) for place, one in enumerate(outlooks)})
+    plausible = not (float(case[0]["familiarity"]) < LEAST_FAMILIAR or float(case[0]["apart"]) < LEAST_APART)
+    return best, best if sure >= LEAST_SURE and plausible else 0
 
 
 def choices(rows, signs):
@@ -76,9 +88,9 @@ def choices(rows, signs):
             told = [float(row[sign]) if row[sign] not in _UNTOLD else -np.inf for row in case]
             found[sign].append(accuracy[int(np.argmax(told))])
         outlooks = fitted[collection].predict(case)
-        best, sure = best_of({place: (one.gain, one.spread) for place, one in enumerate(outlooks)})
+        best, chosen = decided(case, outlooks)
         found["graft, no guard"].append(accuracy[best])
-        found["graft"].append(accuracy[best if sure >= LEAST_SURE else 0])
+        found["graft"].append(accuracy[chosen])
     oracle, base = np.array(found["oracle"]), np.array(found["source-only"])
     lines = []
     for name, values in sorted(found.items(), key=lambda item: -np.mean(item[1])):
@@ -95,8 +107,7 @@ def collections(rows):
     for collection, pair, _, _, case in cases(rows):
         accuracy = accuracies(case)
         outlooks = fitted[collection].predict(case)
-        best, sure = best_of({place: (one.gain, one.spread) for place, one in enumerate(outlooks)})
-        chosen = best if sure >= LEAST_SURE else 0
+        _, chosen = decided(case, outlooks)
         low, high = outlooks[chosen].interval
         row = (
             accuracy[0],
@@ -138,8 +149,7 @@ def guard(rows):
     found = defaultdict(list)
     for collection, _, _, kind, case in cases(rows, sabotage=True):
         outlooks = fitted[collection].predict(case)
-        best, sure = best_of({place: (one.gain, one.spread) for place, one in enumerate(outlooks)})
-        chosen = best if sure >= LEAST_SURE else 0
+        _, chosen = decided(case, outlooks)
         known = case[0]["accuracy"] not in _UNTOLD
         gain = float(case[chosen]["accuracy"]) - float(case[0]["accuracy"]) if known else np.nan
         found[kind].append((chosen == 0, gain))

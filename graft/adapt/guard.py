@@ -1,5 +1,6 @@
 """The guard: whether the evidence is enough to put a method in the place of source-only, and the reasons in words. Fits nothing."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,11 @@ from graft.validators import density_ratio
 
 # How sure a gain must be. Chosen on recorded runs: see benchmarks/README.md.
 LEAST_SURE = 0.8
+# Below this a target is not of the source's kind: noise has about 0, pairs of domains that were recorded 0.4 to 1.1.
+LEAST_FAMILIAR = 0.25
+_MAIN = 0.9
+# Proxy A-distance: with less, features do not show a shift that could be undone, and recorded methods lost more than they won.
+LEAST_APART = 1.0
 # Items of each side that the proxy A-distance is measured on.
 _COMPARED = 2000
 _DRAWS = 1000
@@ -66,9 +72,47 @@ def decide(
             measured[place] = known.difference(sides, everyone[place], everyone[0], "accuracy")
             gains[place] = _together(gain, spread, measured[place])
     best, sure = best_of(gains)
-    chosen = best if sure >= LEAST_SURE or not guard else 0
-    reasons = _reasons(sides, everyone, outlooks, told, best, sure, measured.get(best), guard)
+    shown = best in measured and measured[best].interval[0] > 0
+    alike, apart = familiarity(sides), told_apart(everyone[0])
+    # What labels show needs no leave of the features.
+    plausible = shown or not (alike < LEAST_FAMILIAR or apart < LEAST_APART)
+    chosen = best if (sure >= LEAST_SURE and plausible) or not guard else 0
+    reasons = _reasons(everyone, outlooks, told, best, sure, measured.get(best), guard)
+    if math.isfinite(apart):
+        after = told_apart(everyone[best])
+        speaks = "against" if apart < LEAST_APART or after > apart + 0.05 else "for" if after < apart - 0.05 else "neither"
+        words = f"proxy A-distance of the domains: {apart:.2f} before, {after:.2f} after (0: cannot be told apart, 2: always)"
+        words += f"; below {LEAST_APART:g} before there is hardly a shift of features to undo" * (apart < LEAST_APART)
+        reasons.insert(0 if apart < LEAST_APART else len(reasons), _reason("distance", apart, words, speaks))
+    if math.isfinite(alike):
+        strange = alike < LEAST_FAMILIAR
+        words = f"the target varies along the source's main axes {alike:.2f} times as much as new items of the source, beyond chance"
+        words += f"; below {LEAST_FAMILIAR:g} it is of another kind, and what looks better may be noise" * strange
+        reasons.insert(0 if strange else 1, _reason("familiarity", alike, words, "against" if strange else "neither"))
     return Decision(chosen, reasons, {} if known is None else _checked(sides, everyone, chosen, known, measured, "accuracy"))
+
+
+def familiarity(sides: Sides) -> float:
+    """How far the target varies along the same axes as the source: 1 as its held-out part does, 0 as noise without any structure.
+
+    The share of the target's variance along the principal axes that hold 90 % of the learned part's, beyond the share of all axes that
+    these are, over the same for the held part; nan without the source. Below 0 the target varies where the source hardly does.
+    """
+    if not len(sides.held_rows):
+        return math.nan
+    rows = sides.learned_rows.astype(float)
+    _, lengths, axes = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+    held = np.cumsum(lengths**2) / max(float((lengths**2).sum()), np.finfo(float).tiny)
+    main = axes[: int(np.searchsorted(held, _MAIN)) + 1]
+    chance = len(main) / rows.shape[1]
+
+    def beyond(some: np.ndarray) -> float:
+        centred = some - some.mean(axis=0)
+        return float(((centred @ main.T) ** 2).sum() / max(float((centred**2).sum()), np.finfo(float).tiny)) - chance
+
+    own = beyond(sides.held_rows.astype(float))
+    # Where all axes are main ones, nothing could tell noise.
+    return beyond(sides.target_rows.astype(float)) / own if own > 0.01 else math.nan
 
 
 def best_of(gains: Mapping[int, tuple[float, float]]) -> tuple[int, float]:
@@ -90,8 +134,12 @@ def _sure(gain: float, spread: float) -> float:
     return float(norm.cdf(gain / spread)) if spread else float(gain > 0)
 
 
+def told_apart(one: Made) -> float:
+    """Proxy A-distance of the domains as a candidate sees them; nan without the source."""
+    return DISTANCES["proxy_a"](*(side[:_COMPARED] for side in (one.learned, one.target))) if len(one.learned) else math.nan
+
+
 def _reasons(
-    sides: Sides,
     everyone: Sequence[Made],
     outlooks: Sequence[Outlook | None],
     told: Sequence[Mapping[str, float]],
@@ -119,11 +167,6 @@ def _reasons(
             change = after[column] - before[column]
             speaks = "neither" if abs(change) < 0.005 else "for" if change > 0 else "against"
             found.append(_reason(evidence, after[column], f"{what}: {before[column]:.3f} before, {after[column]:.3f} after", speaks))
-    if len(sides.learned_rows):
-        apart = [DISTANCES["proxy_a"](*(side[:_COMPARED] for side in (one.learned, one.target))) for one in (everyone[0], everyone[best])]
-        speaks = "for" if apart[1] < apart[0] - 0.05 else "against" if apart[1] > apart[0] + 0.05 else "neither"
-        words = f"proxy A-distance of the domains: {apart[0]:.2f} before, {apart[1]:.2f} after (0: cannot be told apart, 2: always)"
-        found.append(_reason("distance", apart[1], words, speaks))
     return found
 
 
