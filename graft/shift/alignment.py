@@ -21,7 +21,7 @@ _JDA = "Long et al. 2013, doi:10.1109/ICCV.2013.274; balance factor: Wang et al.
 @method(
     "Sun, Feng & Saenko 2016, arXiv:1511.05547",
     tasks=_BOTH,
-    grid=({"shrinkage": 0.5}, {"shrinkage": 1.0}, {"shrinkage": 0.9}, {"shrinkage": 0.1}),
+    grid=({}, {"shrinkage": 1.0}, {"shrinkage": 0.9}, {"shrinkage": 0.1}),
 )
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def coral(domains: Domains, shrinkage: float = 0.5) -> Adapted:
@@ -51,7 +51,7 @@ def coral(domains: Domains, shrinkage: float = 0.5) -> Adapted:
 @method(
     "Fernando et al. 2013, doi:10.1109/ICCV.2013.368",
     tasks=_BOTH,
-    grid=({"width": 100}, {"width": 200}, {"width": 50}, {"width": 20}),
+    grid=({}, {"width": 200}, {"width": 50}, {"width": 20}),
 )
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def subspace(domains: Domains, width: int = 100) -> Adapted:
@@ -73,7 +73,7 @@ def subspace(domains: Domains, width: int = 100) -> Adapted:
 @method(
     "Pan et al. 2011, doi:10.1109/TNN.2010.2091281",
     tasks=_BOTH,
-    grid=({"width": 30, "strength": 1.0}, {"width": 100, "strength": 1.0}, {"width": 30, "strength": 0.01}, {"width": 10, "strength": 1.0}),
+    grid=({}, {"width": 100}, {"strength": 0.01}, {"width": 10}),
 )
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def tca(domains: Domains, width: int = 30, strength: float = 1.0) -> Adapted:
@@ -95,7 +95,7 @@ def tca(domains: Domains, width: int = 30, strength: float = 1.0) -> Adapted:
 
 @method(
     _JDA,
-    grid=({"balance": 0.5}, {"balance": 0.9}, {"balance": 0.5, "width": 100}, {"balance": 0.5, "strength": 0.1}),
+    grid=({}, {"balance": 0.9}, {"width": 100}, {"strength": 0.1}),
 )
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def jda(domains: Domains, width: int = 30, strength: float = 1.0, balance: float = 0.5, rounds: int = 10) -> Adapted:
@@ -131,7 +131,7 @@ def jda(domains: Domains, width: int = 30, strength: float = 1.0, balance: float
 @method(
     "Belrose et al. 2023, arXiv:2306.03819 (LEACE)",
     tasks=_BOTH,
-    grid=({"shrinkage": 0.1}, {"shrinkage": 0.01}, {"shrinkage": 1.0}),
+    grid=({}, {"shrinkage": 0.01}, {"shrinkage": 1.0}),
 )
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def mmd_projection(domains: Domains, shrinkage: float = 0.1) -> Adapted:

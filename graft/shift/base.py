@@ -108,7 +108,12 @@ def method(
         def careful(domains: Domains, **settings: Any) -> Adapted:
             if domains.task not in tasks:
                 raise GraftError(f"method {called} does not serve {domains.task}, expected {' or '.join(tasks)}.")
-            return function(checked(domains, called, needs_source=needs_source), **settings)
+            given = checked(domains, called, needs_source=needs_source)
+            try:
+                return function(given, **settings)
+            except GraftError as error:
+                # Several are tried in turn: which one speaks must be told.
+                raise error if called in str(error) else GraftError(f"method {called}: {error}") from error
 
         careful.tasks, careful.needs_source, careful.grid = tuple(tasks), needs_source, tuple(grid)  # type: ignore[attr-defined]
         return SHIFTS.add(source, name)(careful)

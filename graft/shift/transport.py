@@ -26,8 +26,8 @@ _OFF = 0.05
     "Courty et al. 2017, doi:10.1109/TPAMI.2016.2615921",
     tasks=_BOTH,
     grid=(
-        {"entropy": 0.1, "class_strength": 1.0},
-        {"entropy": 0.05, "class_strength": 1.0},
+        {},
+        {"entropy": 0.05},
         {"entropy": 0.05, "class_strength": 0.4},
         {"entropy": 0.01, "class_strength": 0.0},
     ),
@@ -59,7 +59,7 @@ def optimal_transport(domains: Domains, entropy: float = 0.1, class_strength: fl
 @method(
     "Courty, Flamary, Habrard & Rakotomamonjy 2017, arXiv:1705.08848",
     tasks=_BOTH,
-    grid=({"distance_weight": 1.0}, {"distance_weight": 0.1}, {"distance_weight": 10.0}),
+    grid=({}, {"distance_weight": 0.1}, {"distance_weight": 10.0}),
 )
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def joint_transport(domains: Domains, distance_weight: float = 1.0, rounds: int = 10) -> Adapted:
