@@ -21,7 +21,7 @@ from graft.validators import density_ratio
 LEAST_SURE = 0.8
 # Below this a target is not of the source's kind: noise has about 0, pairs of domains that were recorded 0.4 to 1.1.
 LEAST_FAMILIAR = 0.25
-_MAIN = 0.9
+_MAIN, _LEAST_OWN = 0.9, 0.01
 # Proxy A-distance: with less, features do not show a shift that could be undone, and recorded methods lost more than they won.
 LEAST_APART = 1.0
 # Items of each side that the proxy A-distance is measured on.
@@ -96,7 +96,8 @@ def familiarity(sides: Sides) -> float:
     """How far the target varies along the same axes as the source: 1 as its held-out part does, 0 as noise without any structure.
 
     The share of the target's variance along the principal axes that hold 90 % of the learned part's, beyond the share of all axes that
-    these are, over the same for the held part; nan without the source. Below 0 the target varies where the source hardly does.
+    these are, over the same for the held part; nan without the source. Below 0 the target varies where the source hardly does. 0 where
+    not even the held part keeps to these axes: with so many features for so few items nothing that is aligned can be relied on.
     """
     if not len(sides.held_rows):
         return math.nan
@@ -111,8 +112,7 @@ def familiarity(sides: Sides) -> float:
         return float(((centred @ main.T) ** 2).sum() / max(float((centred**2).sum()), np.finfo(float).tiny)) - chance
 
     own = beyond(sides.held_rows.astype(float))
-    # Where all axes are main ones, nothing could tell noise.
-    return beyond(sides.target_rows.astype(float)) / own if own > 0.01 else math.nan
+    return beyond(sides.target_rows.astype(float)) / own if own > _LEAST_OWN else 0.0
 
 
 def best_of(gains: Mapping[int, tuple[float, float]]) -> tuple[int, float]:
