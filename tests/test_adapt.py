@@ -286,11 +286,6 @@ def test_a_budget_that_is_spent_leaves_out_the_rest_and_says_so(monkeypatch):
 # -- what is refused
 
 
-def few(n):
-    X, y, target, _ = domains()
-    return X, y, target[:n]
-
-
 def sides(**more):
     X, y, target, _ = domains()
     return {"X": X, "y": y, "X_target": target} | more

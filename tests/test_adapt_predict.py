@@ -154,12 +154,13 @@ def test_of_too_few_collections_nothing_is_predicted(collections):
 
 
 def test_a_collection_counts_once_in_the_interval_however_many_its_cases():
-    """Truth: of 11 collections one has 50 cases that miss by 9, the others one case each that miss by 1, 2, ... 10."""
-    gaps = np.array([9.0] * 50 + [-1.0, 2, -3, 4, 5, 6, 7, 8, 9.5, 10])
-    weight = np.array([1 / 50] * 50 + [1.0] * 10)
-    # 8 below 9, the 50 together are the ninth, 9.5 the tenth: 10 of 11 are more than 90 %, 9 of 11 less.
-    assert predict._quantile(gaps, weight) == 9.5
-    assert predict._quantile(gaps, np.ones(60)) == 9.0
+    """Truth: ten collections of one case that miss by 1, 2, ... 10, and one of 50 cases that miss by 2.5.
+
+    Of 11 collections 9 is the tenth, and 10 of 11 are the first to be 90 %. Of 60 cases the 54th is 4.
+    """
+    gaps = np.array([-1.0, 2, -3, 4, 5, 6, 7, 8, 9, 10] + [2.5] * 50)
+    assert predict._quantile(gaps, np.array([1.0] * 10 + [1 / 50] * 50)) == 9.0
+    assert predict._quantile(gaps, np.ones(60)) == 4.0
 
 
 def test_columns_that_are_missing_are_left_out_and_not_taken_for_zero():
