@@ -102,6 +102,18 @@ def test_a_target_as_familiar_as_new_source_items_has_one_and_noise_nothing():
     assert guard.familiarity(away(3.0, noise=True)[0]) == pytest.approx(0.0, abs=0.1)
 
 
+def test_features_without_main_axes_are_no_reason_to_refuse_unless_there_are_too_many():
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    found = []
+    for width in (4, 100):
+        X, target = (rng.normal(size=(60, width)).astype(np.float32) for _ in range(2))
+        X -= X.mean(axis=0)
+        X[:, 0] += 0.1 * y
+        found.append(guard.familiarity(both(Transfer("rows", "feature_extraction"), Source(X, y, "classification", [0, 1]), target, 0)))
+    assert np.isnan(found[0]) and found[1] == 0.0
+
+
 def test_no_promise_moves_the_guard_where_the_target_is_noise_or_hardly_apart():
     promising = [NONE, outlook(0.3, 0.05)]
     for how, weightiest, words in (

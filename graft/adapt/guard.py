@@ -97,7 +97,8 @@ def familiarity(sides: Sides) -> float:
 
     The share of the target's variance along the principal axes that hold 90 % of the learned part's, beyond the share of all axes that
     these are, over the same for the held part; nan without the source. Below 0 the target varies where the source hardly does. 0 where
-    not even the held part keeps to these axes: with so many features for so few items nothing that is aligned can be relied on.
+    not even the held part keeps to these axes and there are as many features as items: nothing that is aligned can then be relied on; nan
+    where there are fewer, as of a table of four columns that vary alike: its axes are no structure that a target could lack.
     """
     if not len(sides.held_rows):
         return math.nan
@@ -112,7 +113,9 @@ def familiarity(sides: Sides) -> float:
         return float(((centred @ main.T) ** 2).sum() / max(float((centred**2).sum()), np.finfo(float).tiny)) - chance
 
     own = beyond(sides.held_rows.astype(float))
-    return beyond(sides.target_rows.astype(float)) / own if own > _LEAST_OWN else 0.0
+    if own > _LEAST_OWN:
+        return beyond(sides.target_rows.astype(float)) / own
+    return 0.0 if rows.shape[1] >= len(rows) else math.nan
 
 
 def best_of(gains: Mapping[int, tuple[float, float]]) -> tuple[int, float]:
