@@ -22,6 +22,8 @@ LEAST_SURE = 0.8
 # Below this a target is not of the source's kind: noise has about 0, pairs of domains that were recorded 0.4 to 1.1.
 LEAST_FAMILIAR = 0.25
 _MAIN, _LEAST_OWN = 0.9, 0.01
+# Harrell et al. 1984, doi:10.1002/sim.4780030207, of a regression.
+_ITEMS_A_FEATURE = 10
 # Proxy A-distance: with less, features do not show a shift that could be undone, and recorded methods lost more than they won.
 LEAST_APART = 1.0
 # Items of each side that the proxy A-distance is measured on.
@@ -97,8 +99,8 @@ def familiarity(sides: Sides) -> float:
 
     The share of the target's variance along the principal axes that hold 90 % of the learned part's, beyond the share of all axes that
     these are, over the same for the held part; nan without the source. Below 0 the target varies where the source hardly does. 0 where
-    not even the held part keeps to these axes and there are as many features as items: nothing that is aligned can then be relied on; nan
-    where there are fewer, as of a table of four columns that vary alike: its axes are no structure that a target could lack.
+    not even the held part keeps to these axes and there are fewer than ten items a feature: nothing that is aligned can then be relied on;
+    nan where there are more, as of a table of four columns that vary alike: its axes are no structure that a target could lack.
     """
     if not len(sides.held_rows):
         return math.nan
@@ -115,7 +117,7 @@ def familiarity(sides: Sides) -> float:
     own = beyond(sides.held_rows.astype(float))
     if own > _LEAST_OWN:
         return beyond(sides.target_rows.astype(float)) / own
-    return 0.0 if rows.shape[1] >= len(rows) else math.nan
+    return 0.0 if len(rows) < _ITEMS_A_FEATURE * rows.shape[1] else math.nan
 
 
 def best_of(gains: Mapping[int, tuple[float, float]]) -> tuple[int, float]:
