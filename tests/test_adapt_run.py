@@ -373,6 +373,8 @@ def test_what_cannot_be_is_refused_in_one_message_before_anything_is_left(files,
     with pytest.raises(GraftError, match=message):
         adapt_run(given.pop("source"), given.pop("target"), out=files / "run", **given)
     assert not (files / "run" / "result.json").exists() and not (files / "run" / "model").exists()
+    # What was refused does not claim the folder.
+    assert not (files / "run" / "config.yaml").exists() and not (files / "run" / "unfinished").exists()
 
 
 @pytest.mark.parametrize(

@@ -122,10 +122,11 @@ def adapt_run(
             # Nothing is gone on from: what takes long is in the feature cache.
             log.open(path / "log.txt", folder.begin(path, config))
         log.note(f"{others.name}: {len(others)} items without labels")
-        sides = _sides(model, dataset, domain, others, seed, path, source, log)
-        check_unknown(unknown, sides.model.classes_)
-        known, foreign = _known(sides, others, labels)
-        outcome = adapt(sides, asked, recorded(sides.source is not None), known, log)
+        with folder.taken_back(path):
+            sides = _sides(model, dataset, domain, others, seed, path, source, log)
+            check_unknown(unknown, sides.model.classes_)
+            known, foreign = _known(sides, others, labels)
+            outcome = adapt(sides, asked, recorded(sides.source is not None), known, log)
         outcome.model.columns_ = {name: column.kind for name, column in dataset.columns.items()} if dataset else model.columns_
         record = tell.record(
             outcome,

@@ -104,6 +104,18 @@ def begin(out: Path, config: dict[str, Any]) -> bool:
     return goes_on
 
 
+@contextmanager
+def taken_back(out: Path | None) -> Iterator[None]:
+    """Within, a GraftError ends a run that has left nothing yet: its settings are forgotten, so that a mended one may follow."""
+    try:
+        yield
+    except GraftError:
+        if out is not None and not (out / "result.json").exists():
+            (out / "config.yaml").unlink(missing_ok=True)
+            shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+        raise
+
+
 def finish(out: Path) -> None:
     """Nothing is left to go on from."""
     shutil.rmtree(out / UNFINISHED)
