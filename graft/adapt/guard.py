@@ -14,12 +14,13 @@ from graft.adapt.sides import Sides
 from graft.errors import GraftError
 from graft.evaluate import difference_on_items, interval_over_items
 from graft.records import Difference
+from graft.scatter import principal_axes
 from graft.transferability import DISTANCES
 from graft.validators import density_ratio
 
 # How sure a gain must be. Chosen on recorded runs: see benchmarks/README.md.
 LEAST_SURE = 0.8
-# Below this a target is not of the source's kind: noise has about 0, pairs of domains that were recorded 0.4 to 1.1.
+# Below this a target is not of the source's kind: noise has about 0, most recorded pairs of domains 0.4 to 1.1.
 LEAST_FAMILIAR = 0.25
 _MAIN, _LEAST_OWN = 0.9, 0.01
 # Harrell et al. 1984, doi:10.1002/sim.4780030207, of a regression.
@@ -105,9 +106,10 @@ def familiarity(sides: Sides) -> float:
     if not len(sides.held_rows):
         return math.nan
     rows = sides.learned_rows.astype(float)
-    _, lengths, axes = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
-    held = np.cumsum(lengths**2) / max(float((lengths**2).sum()), np.finfo(float).tiny)
-    main = axes[: int(np.searchsorted(held, _MAIN)) + 1]
+    _, axes, turned = principal_axes(rows, np.ones(len(rows)))
+    variances = np.square(turned).sum(axis=0)[::-1]
+    held = np.cumsum(variances) / max(float(variances.sum()), np.finfo(float).tiny)
+    main = axes.T[::-1][: int(np.searchsorted(held, _MAIN)) + 1]
     chance = len(main) / rows.shape[1]
 
     def beyond(some: np.ndarray) -> float:
