@@ -116,9 +116,6 @@ def _drawn(domains: Domains) -> tuple[np.ndarray, np.ndarray]:
 def _squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(k, d), (l, d) -> (k, l) float64."""
     first, second = first.astype(np.float64), second.astype(np.float64)
-    # Far from the origin the squares lose the digits that distances are made of.
-    middle = second.mean(axis=0)
-    first, second = first - middle, second - middle
     return np.maximum((first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T, 0)
 
 
