@@ -20,9 +20,9 @@ import shifts
 from adaptation_table import is_evidence, tables
 from rows import ROOT, append, commit, machine
 
-from graft.adapt.candidates import SOURCE_ONLY, averaged, judged, made, methods_for
+from graft.adapt.candidates import averaged, judged, made, methods_for
 from graft.adapt.guard import familiarity, told_apart
-from graft.adapt.predict import EVIDENCE, SIGNS
+from graft.adapt.predict import EVIDENCE, SIGNS, SOURCE_ONLY
 from graft.adapt.sides import Source, both
 from graft.evaluate import measure
 from graft.shift import SHIFTS

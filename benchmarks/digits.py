@@ -20,8 +20,8 @@ from scipy.stats import t as student
 from torch import nn
 from torch.nn.functional import affine_grid, grid_sample
 
-from graft.adapt.candidates import SOURCE_ONLY
 from graft.adapt.estimator import Adapt
+from graft.adapt.predict import SOURCE_ONLY
 from graft.adapt.sides import rows_of
 from graft.backbones.base import Backbone
 from graft.errors import GraftError

@@ -6,9 +6,9 @@ from adapt_samples import MENDS, believes, domains, evidence, numbers
 from scipy.stats import norm
 
 from graft.adapt import Adapt, estimator, guard
-from graft.adapt.candidates import SOURCE_ONLY, Made, made
+from graft.adapt.candidates import Made, made
 from graft.adapt.guard import LEAST_SURE, Known, decide, decide_numbers
-from graft.adapt.predict import Outlook, fit
+from graft.adapt.predict import SOURCE_ONLY, Outlook, fit
 from graft.adapt.sides import Source, both
 from graft.errors import GraftError
 from graft.transfer import Transfer

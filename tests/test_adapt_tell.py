@@ -11,9 +11,10 @@ from scipy.stats import binomtest
 from sklearn.decomposition import PCA
 
 from graft.adapt import tell
-from graft.adapt.candidates import SOURCE_ONLY, Made, made
+from graft.adapt.candidates import Made, made
 from graft.adapt.course import Asked, adapt
 from graft.adapt.guard import Known
+from graft.adapt.predict import SOURCE_ONLY
 from graft.adapt.sides import Source, both, without_source
 from graft.report import write_adaptation
 from graft.transfer import Transfer

@@ -7,8 +7,9 @@ import pytest
 import torch
 from test_transfer_adapting import gratings
 
-from graft.adapt.candidates import SOURCE_ONLY, made
+from graft.adapt.candidates import made
 from graft.adapt.course import shipped
+from graft.adapt.predict import SOURCE_ONLY
 from graft.adapt.sides import Source, both, without_source
 from graft.adapt.trained import ADABN, TRAINED, made_by_training, plan_of, recipe_of, trained_methods
 from graft.backbones.tiny import load

@@ -14,7 +14,7 @@ from graft.shift import SHIFTS, Adapted
 from graft.transfer import Transfer
 from graft.validators import Judged
 
-SOURCE_ONLY, AVERAGE = "source_only", "average"
+AVERAGE = "average"
 
 
 @dataclass(frozen=True)

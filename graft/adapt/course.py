@@ -2,16 +2,15 @@
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from graft import interrupt
-from graft.adapt.candidates import SOURCE_ONLY, Made, averaged, judged, made, methods_for
+from graft.adapt.candidates import Made, averaged, judged, made, methods_for
 from graft.adapt.guard import Decision, Known, decide, decide_numbers
-from graft.adapt.predict import Outlook, Predictor
+from graft.adapt.predict import SOURCE_ONLY, Outlook, Predictor
 from graft.adapt.sides import Progress, Sides
 from graft.errors import GraftError, near_miss
 from graft.heads import LinearHead
@@ -97,7 +96,8 @@ def adapt(sides: Sides, asked: Asked, predictor: Predictor, known: Known | None 
         if progress:
             progress(Step("judging candidates without labels", number, len(everyone)))
     sound = [place for place, one in enumerate(everyone) if not one.fell_out]
-    predicted = predictor.predict([_row(sides, everyone[place], told[place]) for place in sound])
+    rows = [{"method": everyone[place].method, "classes": sides.n_classes, **told[place]} for place in sound]
+    predicted = predictor.predict(rows)
     for place, outlook in zip(sound, predicted, strict=True):
         outlooks[place] = outlook
     decision = decide(sides, everyone, outlooks, told, known, guard=asked.guard)
@@ -164,11 +164,6 @@ def _lacking(sides: Sides, name: str) -> str:
     if name not in SHIFTS and not any(True for _ in sides.model.backbone_.parameters()):
         return f"retrains layers, of which {sides.model.backbone_.name} has none"
     return "needs the source's items, and only the fitted model was given"
-
-
-def _row(sides: Sides, one: Made, told: Mapping[str, float]) -> dict[str, Any]:
-    sizes = {"n_source": len(sides.learned), "n_target": len(sides.target_rows), "classes": sides.n_classes}
-    return {"method": one.method, "retrained": one.model is not None, **sizes, **told}
 
 
 def shipped(sides: Sides, one: Made) -> Transfer:

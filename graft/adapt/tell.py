@@ -8,13 +8,12 @@ from scipy.stats import norm
 
 from graft.adapt.candidates import Made
 from graft.adapt.course import Outcome
+from graft.adapt.predict import LEVEL
 from graft.adapt.sides import Sides
 from graft.records import Adaptation
 from graft.shift import bbse_shares, saerens_shares
 from graft.transferability import DISTANCES
 
-# Of the estimates' intervals, in words too.
-_LEVEL = 0.9
 _ON_THE_MAP = 400  # items of each side: more hide each other
 _COMPARED = 2000  # items of each side that distances are measured on
 _TO_LABEL = 20
@@ -86,7 +85,7 @@ def _estimate(outcome: Outcome) -> dict[str, Any]:
     return {
         "score": after.score,
         "interval": after.interval,
-        "interval_share": _LEVEL,
+        "interval_share": LEVEL,
         "source_only": {"score": before.score, "interval": before.interval},
         "gain": {"value": after.gain, "interval": after.gain_interval},
     }
