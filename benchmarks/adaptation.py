@@ -21,7 +21,7 @@ from adaptation_table import is_evidence, tables
 from rows import ROOT, append, commit, machine
 
 from graft.adapt.candidates import averaged, judged, made, methods_for
-from graft.adapt.guard import familiarity, told_apart
+from graft.adapt.guard import familiarity
 from graft.adapt.predict import EVIDENCE, SIGNS, SOURCE_ONLY
 from graft.adapt.sides import Source, both
 from graft.evaluate import measure
@@ -76,7 +76,7 @@ def measured(pair, kind, seed, grids):
     candidates = [made(sides, name, settings) for name in names for settings in (SHIFTS[name].grid if grids else SHIFTS[name].grid[:1])]
     candidates.sort(key=lambda one: one.method != SOURCE_ONLY)
     candidates.append(averaged(sides, candidates))
-    alike, apart = familiarity(sides), told_apart(candidates[0])
+    alike, apart = familiarity(sides), candidates[0].told_apart
     for one in candidates:
         about = {
             "collection": pair.collection,

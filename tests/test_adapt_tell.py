@@ -50,7 +50,7 @@ def record_of(outcome):
 def test_the_interval_of_the_distance_is_wilsons_of_the_classifiers_error(shifted):
     """Truth: scipy's interval of as many mistakes among 96 source and 100 target items."""
     _, before, after = shifted
-    found = tell.distances(before, after, 0)
+    found = tell.distances(before, after)
     assert found["proxy_a"]["before"] == DISTANCES["proxy_a"](before.learned, before.target)
     assert found["proxy_a"]["after"] == DISTANCES["proxy_a"](after.learned, after.target) < found["proxy_a"]["before"]
     n = 4 / (1 / 96 + 1 / 100)
@@ -71,7 +71,7 @@ def test_the_smaller_side_decides_how_sure_the_distance_is():
     rng = np.random.default_rng(0)
     many = rng.normal(size=(1000, 4)).astype(np.float32)
     wide, narrow = (
-        tell.distances(one, one, 0)["proxy_a"]["interval"]
+        tell.distances(one, one)["proxy_a"]["interval"]
         for one in (
             Made("a", {}, 0.0, learned=many, target=many[:20] + 0.5),
             Made("a", {}, 0.0, learned=many, target=many + 0.5),
@@ -84,7 +84,7 @@ def test_the_smaller_side_decides_how_sure_the_distance_is():
 def test_sides_that_cannot_be_told_apart_have_an_interval_from_zero():
     rows = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
     one = Made("a", {}, 0.0, learned=rows[:100], target=rows[100:])
-    found = tell.distances(one, one, 0)["proxy_a"]
+    found = tell.distances(one, one)["proxy_a"]
     assert found["interval"][0] == 0.0 and found["before"] <= found["interval"][1] < 0.6
 
 

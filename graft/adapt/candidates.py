@@ -1,8 +1,10 @@
 """Candidates: a method with its settings, made on both sides -> outputs for the target. Chooses nothing."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from graft.errors import GraftError
 from graft.heads import LinearHead
 from graft.shift import SHIFTS, Adapted
 from graft.transfer import Transfer
+from graft.transferability import DISTANCES
 from graft.validators import Judged
 
 AVERAGE = "average"
@@ -45,6 +48,11 @@ class Made:
         """The method, with its settings where it has any."""
         told = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in self.settings.items())
         return f"{self.method} ({told})" if told else self.method
+
+    @cached_property
+    def told_apart(self) -> float:
+        """Proxy A-distance of the domains as it sees them, on at most 2,000 items of each; nan without the source."""
+        return DISTANCES["proxy_a"](self.learned, self.target) if len(self.learned) else math.nan
 
 
 def methods_for(sides: Sides) -> list[str]:

@@ -15,7 +15,6 @@ from graft.errors import GraftError
 from graft.evaluate import difference_on_items, interval_over_items
 from graft.records import Difference
 from graft.scatter import principal_axes
-from graft.transferability import DISTANCES
 from graft.validators import density_ratio
 
 # How sure a gain must be. Chosen on recorded runs: see benchmarks/README.md.
@@ -27,8 +26,6 @@ _MAIN, _LEAST_OWN = 0.9, 0.01
 _ITEMS_A_FEATURE = 10
 # Proxy A-distance: with less, features do not show a shift that could be undone, and recorded methods lost more than they won.
 LEAST_APART = 1.0
-# Items of each side that the proxy A-distance is measured on.
-_COMPARED = 2000
 _DRAWS = 1000
 # Of a regression, one a candidate: what more are there say the same of other settings.
 _REASONS = 8
@@ -76,13 +73,13 @@ def decide(
             gains[place] = _together(gain, spread, measured[place])
     best, sure = best_of(gains)
     shown = best in measured and measured[best].interval[0] > 0
-    alike, apart = familiarity(sides), told_apart(everyone[0])
+    alike, apart = familiarity(sides), everyone[0].told_apart
     # What labels show needs no leave of the features.
     plausible = shown or not (alike < LEAST_FAMILIAR or apart < LEAST_APART)
     chosen = best if (sure >= LEAST_SURE and plausible) or not guard else 0
     reasons = _reasons(everyone, outlooks, told, best, sure, measured.get(best), guard)
     if math.isfinite(apart):
-        after = told_apart(everyone[best])
+        after = everyone[best].told_apart
         speaks = "against" if apart < LEAST_APART or after > apart + 0.05 else "for" if after < apart - 0.05 else "neither"
         words = f"proxy A-distance of the domains: {apart:.2f} before, {after:.2f} after (0: cannot be told apart, 2: always)"
         words += f"; below {LEAST_APART:g} before there is hardly a shift of features to undo" * (apart < LEAST_APART)
@@ -139,11 +136,6 @@ def _together(gain: float, spread: float, measured: Difference) -> tuple[float, 
 def _sure(gain: float, spread: float) -> float:
     """Probability that the gain is above 0."""
     return float(norm.cdf(gain / spread)) if spread else float(gain > 0)
-
-
-def told_apart(one: Made) -> float:
-    """Proxy A-distance of the domains as a candidate sees them; nan without the source."""
-    return DISTANCES["proxy_a"](*(side[:_COMPARED] for side in (one.learned, one.target))) if len(one.learned) else math.nan
 
 
 def _reasons(

@@ -15,7 +15,7 @@ from graft.shift import bbse_shares, saerens_shares
 from graft.transferability import DISTANCES
 
 _ON_THE_MAP = 400  # items of each side: more hide each other
-_COMPARED = 2000  # items of each side that distances are measured on
+_COMPARED = 2000  # items of each side that distances are measured on, at most
 _TO_LABEL = 20
 _DOUBTFUL = 200  # of which those are picked that lie apart
 
@@ -39,7 +39,7 @@ def record(
     classified, with_source = sides.task == "classification", sides.source is not None
     seen: dict[str, Any] = {"distances": {}, "shift": {}, "moved": [], "map": {}, "label_next": []}
     if with_source:
-        seen["distances"] = distances(before, after, sides.seed)
+        seen["distances"] = distances(before, after)
     if classified:
         share = target_shares(sides, before)
         seen["moved"] = moved(sides, before, share)
@@ -105,20 +105,23 @@ def _candidate(outcome: Outcome, place: int) -> dict[str, Any]:
     }
 
 
-def distances(before: Made, after: Made, seed: int) -> dict[str, dict[str, Any]]:
+def distances(before: Made, after: Made) -> dict[str, dict[str, Any]]:
     """MMD and proxy A-distance of the learned part to the target, as the source-only model and as the chosen one sees them.
 
     The interval, 95 %, is that of the domain classifier's error (Wilson 1927), told for before.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for name in ("mmd", "proxy_a"):
-        values = [DISTANCES[name](*(_some(side, _COMPARED, seed) for side in (one.learned, one.target))) for one in (before, after)]
-        found[name] = {"before": values[0], "after": values[1], "interval": None}
+    mmd = [DISTANCES["mmd"](one.learned, one.target) for one in (before, after)]
     # The error is the mean of both sides' own: as many items, half on each, would be as uncertain.
     n = 4 / (1 / min(len(before.learned), _COMPARED) + 1 / min(len(before.target), _COMPARED))
-    low, high = _wilson((1 - found["proxy_a"]["before"] / 2) / 2, n)
-    found["proxy_a"]["interval"] = (max(0.0, 2 * (1 - 2 * high)), 2 * (1 - 2 * low))
-    return found
+    low, high = _wilson((1 - before.told_apart / 2) / 2, n)
+    return {
+        "mmd": {"before": mmd[0], "after": mmd[1], "interval": None},
+        "proxy_a": {
+            "before": before.told_apart,
+            "after": after.told_apart,
+            "interval": (max(0.0, 2 * (1 - 2 * high)), 2 * (1 - 2 * low)),
+        },
+    }
 
 
 def _wilson(share: float, n: float) -> tuple[float, float]:
@@ -271,7 +274,3 @@ def _entropy(shares: np.ndarray) -> np.ndarray:
     """(n,) of rows of shares, 1 where all are equal."""
     logs = np.log(np.clip(shares, 1e-12, 1.0))
     return np.asarray(-(shares * logs).sum(axis=1) / np.log(shares.shape[1]))
-
-
-def _some(rows: np.ndarray, n: int, seed: int) -> np.ndarray:
-    return rows if len(rows) <= n else rows[np.random.default_rng(seed).permutation(len(rows))[:n]]
