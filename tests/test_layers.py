@@ -14,13 +14,14 @@ FLOORS = (
     ("registry", "records", "outputs", "items", "files", "interrupt", "budget", "memory", "processes", "torchvision_ops"),
     ("data", "backbones", "evaluate", "recipes", "explain", "audit", "monitor", "scatter"),
     (
-        "features", "strategies", "inlays", "losses", "heads", "baselines", "transferability", "shift", "validators", "testtime", "pretext",
-        "fewshot", "fuse",
+        "features", "strategies", "inlays", "losses", "heads", "baselines", "transferability", "shift", "validators", "testtime", "fewshot",
+        "fuse",
     ),
+    ("pretext",),
     ("train", "auto"),
     ("transfer", "report"),
     ("runs",),
-    ("study", "adapt"),
+    ("study", "adapt", "pretrain"),
     ("export", "serve"),
 )  # fmt: skip
 # The doors stand outside the floors: they may open any room, each only when it is touched.
@@ -32,7 +33,7 @@ HEAVY = {
 }  # fmt: skip
 TORCH = {"torch", "timm", "transformers", "torchvision", "sentence_transformers"}
 # What a room may import at the top of its files; torch's circle is the dearest and the most confined.
-TORCH_ROOMS = {"backbones", "features", "train", "transfer", "study", "inlays", "losses", "testtime", "pretext", "adapt"}
+TORCH_ROOMS = {"backbones", "features", "train", "transfer", "study", "inlays", "losses", "testtime", "pretext", "adapt", "pretrain"}
 HEAVY_ROOMS = TORCH_ROOMS | {
     "data", "evaluate", "heads", "baselines", "transferability", "shift", "validators", "report", "explain", "audit", "monitor", "scatter",
 }  # fmt: skip

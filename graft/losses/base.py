@@ -43,6 +43,8 @@ class Seen:
     keys: names of the items in these views, equal where the same view of an item comes again; None where each view is drawn once.
     bf16: whether the network computes in it. other: a batch of the other domain, where the run has one.
     progress: share of the phase's steps that are done, in [0, 1).
+    run: (state, stop) -> what stages boundary .. stop - 1 (None: all) give of a state that stage `boundary` takes, in the precision of
+    training, with gradients: for a loss that is `raw`.
     """
 
     boundary: int
@@ -54,6 +56,7 @@ class Seen:
     bf16: bool
     other: Other | None = None
     progress: float = 0.0
+    run: "Callable[[State, int | None], State] | None" = None
 
 
 # By stage, from the batch's boundary up: what it gave for these items before anything was trained, without gradients.
@@ -68,7 +71,8 @@ class Start:
     loss: the task's own, (logits, target) -> scalar. first: the first stage that learns in any phase, depth where none does.
     features: () -> (n, d), the starting backbone's features of the items in the view that is judged. source: (stages) -> a Source of
     what these stages, none below `first`, give at the start; it keeps what it computed where the same view comes again.
-    progress: is told a Step. others: items of the other domain, without labels, empty where there are none.
+    progress: is told a Step. others: items of the other domain, without labels, empty where there are none. teachers: networks to learn
+    from, in evaluation mode, on the backbone's device.
     """
 
     backbone: Backbone
@@ -83,6 +87,7 @@ class Start:
     source: Callable[[Sequence[int]], Source]
     progress: Callable[[Step], None]
     others: Sequence[Any] = ()
+    teachers: Sequence[Backbone] = ()
 
 
 class Added(nn.Module):
@@ -92,11 +97,16 @@ class Added(nn.Module):
     needs_others: whether it can only be had where there are items of another domain. two_views: whether it wants those in a second view.
     alone: whether it can be had in a plan that is not `supervised`. There `Seen.features`, `logits` and `states` are those of `Seen.other`,
     and `Seen.target` is empty; `Start.items` and `target` are still of the first domain, and may be empty.
+    raw: whether it takes the batch of others as it was prepared and runs the network itself on what it makes of it, with `Seen.run`. Then
+    `Other.states` is that batch alone, and `Other.features` and `logits` are empty.
+    needs_teachers: whether it can only be had where there are networks to learn from.
     """
 
     needs_others = False
     two_views = False
     alone = False
+    raw = False
+    needs_teachers = False
 
     def __init__(self, start: Start) -> None:
         super().__init__()

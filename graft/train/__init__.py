@@ -34,6 +34,7 @@ def train(
     *,
     task: Task,
     others: Sequence[Any] = (),
+    teachers: Sequence[Backbone] = (),
     validation: Labelled | None = None,
     metric: Metric | None = None,
     recipe: Recipe = Recipe(),
@@ -48,7 +49,7 @@ def train(
     y: encoded targets, see Dataset.target; regression targets are best standardised.
     others: m items of another domain, without labels. Where a loss of the plan asks for them, each batch comes with as many of them, from
     a shuffled pass without end; other plans leave them unread. A plan that is not supervised is played on them alone: an epoch is a pass
-    over them, and items and y may be empty.
+    over them, and items and y may be empty. teachers: networks that some losses learn from; they stay as they are.
     validation: (items, y) scored before the first and after every epoch. metric: (y, outputs) -> number, higher is
     better; the negative loss unless given.
     recipe: batch size, early stopping, precision and the like. states: keeps what frozen stages gave beyond this call, for others that
@@ -69,7 +70,7 @@ def train(
     plan builds in, and while training when the loss is no finite number; in bf16 the phase is begun again in fp32 instead, with a
     warning.
     """
-    lessons = Lessons(items, y, validation, others)
+    lessons = Lessons(items, y, validation, others, teachers)
     loss, weight = checked_loss(backbone, head, plan, recipe, lessons, task)
 
     def play() -> Generator[Epoch | Note, None, None]:

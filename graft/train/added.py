@@ -13,8 +13,14 @@ from torch import nn
 from graft.backbones.base import Backbone, State
 from graft.features import Progress, Shelf, States, device_of, extract, to_device
 from graft.losses import LOSSES, Added, Seen, Start
+from graft.pretext import PRETEXTS
 from graft.records import Phase, Plan, Task
 from graft.train.tasks import Loss
+
+
+def loss_of(name: str) -> type[Added]:
+    """The loss that a plan names, a pretext among them. Raises GraftError for an unknown name."""
+    return PRETEXTS[name] if name in PRETEXTS else LOSSES[name]
 
 
 class AddedLosses(nn.Module):
@@ -60,6 +66,7 @@ def made(
     opened: list[Shelf],
     progress: Progress | None,
     others: Sequence[Any] = (),
+    teachers: Sequence[Backbone] = (),
 ) -> AddedLosses:
     """The plan's losses, before the first step of a run. opened: is given the shelves that were opened for them."""
     if not plan.losses:
@@ -74,8 +81,9 @@ def made(
     def source(stages: Sequence[int]) -> "_Source":
         return _Source(backbone, first, stages, keeper, opened)
 
-    start = Start(backbone, head, items, target, task, loss, first, seed, features, source, progress or (lambda step: None), others)
-    return AddedLosses([(strength, LOSSES[name](start)) for name, strength in plan.losses])
+    told = progress or (lambda step: None)
+    start = Start(backbone, head, items, target, task, loss, first, seed, features, source, told, others, teachers)
+    return AddedLosses([(strength, loss_of(name)(start)) for name, strength in plan.losses])
 
 
 class _Source:

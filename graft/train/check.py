@@ -11,8 +11,10 @@ from graft.backbones.base import Backbone
 from graft.errors import GraftError, near_miss, raise_all
 from graft.features import device_of
 from graft.losses import LOSSES
+from graft.pretext import PRETEXTS
 from graft.records import BATCH_NORMS, PRECISIONS, SAMPLERS, SCHEDULES, TASKS, Plan, Recipe, Task
 from graft.strategies import check_plan
+from graft.train.added import loss_of
 from graft.train.augment import MAGNITUDE
 from graft.train.loop import Lessons
 from graft.train.tasks import Loss, class_weights, task_loss
@@ -29,13 +31,13 @@ def checked_loss(
     backbone: Backbone, head: nn.Module, plan: Plan, recipe: Recipe, lessons: Lessons, task: Task
 ) -> tuple[Loss, torch.Tensor | None]:
     """The loss that training goes by, and the weight of each class in it. Raises one GraftError that lists all that does not fit."""
-    items, y, validation, others = lessons
+    items, y, validation, others = lessons[:4]
     classes = n_outputs(backbone, head.to(device_of(backbone)))
     if task not in TASKS:
         raise GraftError(f"train: task is {task!r}, expected one of {', '.join(TASKS)}.{near_miss(task, TASKS)}")
     check_plan(plan, backbone.depth, f"train {backbone.name}")
-    problems = [f"train: {refusal}" for name, _ in plan.losses if (refusal := LOSSES[name].refusal(backbone, head, task, plan))]
-    problems += other_problems(backbone, plan, recipe, others)
+    problems = [f"train: {refusal}" for name, _ in plan.losses if (refusal := loss_of(name).refusal(backbone, head, task, plan))]
+    problems += other_problems(backbone, plan, recipe, others, lessons.teachers)
     for where, some, target in [("training", items, y)] + ([("validation", *validation)] if validation else []):
         if not len(some) and where == "training" and not plan.supervised and not len(target):
             continue
@@ -72,9 +74,9 @@ def checked_loss(
     return task_loss(task, weight, recipe.smoothing), weight
 
 
-def other_problems(backbone: Backbone, plan: Plan, recipe: Recipe, others: Sequence[Any]) -> list[str]:
+def other_problems(backbone: Backbone, plan: Plan, recipe: Recipe, others: Sequence[Any], teachers: Sequence[Backbone]) -> list[str]:
     """What is wrong with a plan that learns on unlabelled items of another domain, a message each."""
-    problems, known = [], [(name, LOSSES[name]) for name, _ in plan.losses]
+    problems, known = [], [(name, loss_of(name)) for name, _ in plan.losses]
     if not len(others):
         asking = [f"the loss {name}" for name, loss in known if loss.needs_others]
         asking += [] if plan.supervised else ["a plan that is not supervised"]
@@ -84,13 +86,21 @@ def other_problems(backbone: Backbone, plan: Plan, recipe: Recipe, others: Seque
             )
             problems[-1] += " or take a plan that learns from labels alone, e.g. 'full'."
     for name, loss in known:
+        if loss.needs_teachers and not teachers:
+            problems.append(f"train: 0 teachers for the loss {name}, expected at least one network to learn from. Pass teachers=[...].")
         if not plan.supervised and not loss.alone:
             problems.append(f"train: the loss {name} in a plan that is not supervised, expected one that can do without labelled items: ")
-            problems[-1] += f"{', '.join(sorted(other for other in LOSSES if LOSSES[other].alone))}. Or let the plan be supervised."
+            names = sorted(other for other in (*LOSSES, *PRETEXTS) if loss_of(other).alone)
+            problems[-1] += f"{', '.join(names)}. Or let the plan be supervised."
         if loss.two_views and backbone.modality not in ("image", "text"):
             problems.append(
                 f"train: the loss {name} with {backbone.name}, expected images or texts: {backbone.modality}s have no second view."
             )
+    beside = [name for name, loss in known if loss.needs_others and not loss.raw]
+    if beside and any(loss.raw for _, loss in known):
+        raw = ", ".join(name for name, loss in known if loss.raw)
+        problems.append(f"train: the losses {raw} beside {', '.join(beside)}, expected one kind: the first read what they make of a batch,")
+        problems[-1] += " the others what training sees of it. Leave one of them out."
     if not plan.supervised:
         for name in ("class_weight", "smoothing"):
             if getattr(recipe, name):

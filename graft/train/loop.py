@@ -18,11 +18,11 @@ from graft import inlays, interrupt, processes
 from graft.backbones.base import Backbone, State
 from graft.errors import Diverged
 from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
-from graft.losses import LOSSES, Added, Other, Seen
+from graft.losses import Added, Other, Seen
 from graft.memory import keep_freed
 from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
 from graft.train import augment, learning, mixing, shared
-from graft.train.added import made
+from graft.train.added import loss_of, made
 from graft.train.checkpoint import Checkpoint, Checkpoints, digest_of, events_of, load_optimiser
 from graft.train.ends import Best, Ending, Reached, Weights
 from graft.train.feed import Feed, Ready, Turn
@@ -38,13 +38,14 @@ Labelled = tuple[Sequence[Any], np.ndarray]
 class Lessons(NamedTuple):
     """What is learned from, n items and their encoded target, and the part that is scored after each epoch, where there is one.
 
-    others: of another domain, without labels.
+    others: of another domain, without labels. teachers: networks that some losses learn from.
     """
 
     items: Sequence[Any]
     y: np.ndarray
     validation: Labelled | None = None
     others: Sequence[Any] = ()
+    teachers: Sequence[Backbone] = ()
 
 
 @dataclass
@@ -82,7 +83,8 @@ class Run:
 
     def play(self, lessons: Lessons) -> Generator[Epoch, None, None]:
         items, y, validation = lessons[:3]
-        losses = [LOSSES[name] for name, _ in self.plan.losses]
+        losses = [loss_of(name) for name, _ in self.plan.losses]
+        self.raw = any(loss.raw for loss in losses)
         others = lessons.others if not self.plan.supervised or any(loss.needs_others for loss in losses) else ()
         keep_freed()
         if any(any(phase.lr) for phase in self.plan.phases):
@@ -99,7 +101,8 @@ class Run:
         self.target = encoded(y, self.task)
         try:
             told = (self.task, self.loss, self.seed, self.keeper, opened, self.progress)
-            self.added = made(self.plan, self.backbone, self.head, items, self.target, *told, others)
+            teachers = [teacher.to(self.device) for teacher in lessons.teachers]
+            self.added = made(self.plan, self.backbone, self.head, items, self.target, *told, others, teachers)
         except BaseException:
             take_out()
             raise
@@ -301,7 +304,8 @@ class Run:
 
     def open_checkpoint(self, checkpoints: Checkpoints, lessons: Lessons, feed: Feed, judged: Feed | None) -> None:
         """Find what an earlier process left of this run."""
-        about = [self.backbone.fingerprint(), self.device.type, self.task, self.seed, processes.count()]
+        taught = [teacher.fingerprint() for teacher in lessons.teachers]
+        about = [self.backbone.fingerprint(), *taught, self.device.type, self.task, self.seed, processes.count()]
         learned = feed if self.plan.supervised else Feed(self.backbone, lessons.items, self.recipe.batch_size)
         given = [b"".join(learned.contents), lessons.y]
         if judged and lessons.validation:
@@ -408,20 +412,37 @@ class Run:
         weight = shared.weight(one.batch, part, self.mass)
         target = self.target[part if self.plan.supervised else []].to(self.device)
         mix = mixing.draw(self.recipe, len(part), turn)
-        states, features, logits = self.said(one.readings[0], ready[0], mix)
+        states, features, logits = (self.said if self.plan.supervised else self.read)(one.readings[0], ready[0], mix)
         if mix:
             return mix.loss(self.loss, logits, target) * weight
         other = None
         if self.others:
             again = self.said(one.readings[-1], ready[-1])[1:] if self.others.again else (None, None)
-            first = self.said(one.readings[1], ready[1]) if self.plan.supervised else (states, features, logits)
+            first = self.read(one.readings[1], ready[1]) if self.plan.supervised else (states, features, logits)
             places = torch.from_numpy(one.readings[1 if self.plan.supervised else 0].part).to(self.device)
             other = Other(*first, places, *again)
         keys = feed.keys(part, turn) if self.plan.losses else None
-        seen = Seen(feed.boundary, states, features, logits, target, keys, self.bf16, other, progress)
+        seen = Seen(feed.boundary, states, features, logits, target, keys, self.bf16, other, progress, self.through(feed.boundary))
         task_loss = self.loss(logits, target) * weight if self.plan.supervised else logits.new_zeros(())
         # What is added is a mean over items, whatever their classes weigh.
         return self.added(seen, task_loss, shared.weight(one.batch, part, len))
+
+    def through(self, boundary: int) -> Callable[[State, int | None], State]:
+        """What runs the network on a state from this boundary on, up to a stage."""
+
+        def run(state: State, stop: int | None) -> State:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                return self.backbone(state, boundary, stop)
+
+        return run
+
+    def read(self, reading: Reading, ready: Ready, mix: mixing.Mix | None = None) -> tuple[list[State], torch.Tensor, torch.Tensor]:
+        """As `said`, of others; of those that a loss runs itself the state alone."""
+        if not self.raw:
+            return self.said(reading, ready, mix)
+        feed, batch, turn = reading
+        nothing = torch.empty(0, self.backbone.width, device=self.device)
+        return [feed.state(batch, turn, ready)], nothing, self.head(nothing)
 
     def said(self, reading: Reading, ready: Ready, mix: mixing.Mix | None = None) -> tuple[list[State], torch.Tensor, torch.Tensor]:
         """States, features and logits of a batch in training."""
