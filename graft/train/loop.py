@@ -479,11 +479,8 @@ class Run:
 
     def share(self, batches: list[np.ndarray]) -> list[np.ndarray]:
         """The batches of one epoch: all of a shuffled pass, or its first ones."""
-        return (
-            batches
-            if self.recipe.items_per_epoch is None
-            else batches[: max(1, round(self.recipe.items_per_epoch / self.recipe.batch_size))]
-        )
+        wanted = self.recipe.items_per_epoch
+        return batches if wanted is None else batches[: max(1, round(wanted / self.recipe.batch_size))]
 
     def score(self, feed: Feed, y: Any) -> Reached:
         """The metric on the validation part, and the loss."""
