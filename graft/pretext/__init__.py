@@ -4,5 +4,7 @@ A pretext is a loss that a plan may name, as those of `graft.losses`, and makes 
 """
 
 from graft.pretext.base import PRETEXTS, Pretext
+from graft.pretext.rows import MaskedCells, Scarf
+from graft.pretext.signals import ContrastiveCrops, MaskedSegments
 
-__all__ = ["PRETEXTS", "Pretext"]
+__all__ = ["PRETEXTS", "ContrastiveCrops", "MaskedCells", "MaskedSegments", "Pretext", "Scarf"]
