@@ -4,5 +4,6 @@ A pretext is a loss that a plan may name, as those of `graft.losses`, and makes 
 """
 
 from graft.pretext.base import PRETEXTS, Pretext
+from graft.pretext.distillation import Distillation
 
-__all__ = ["PRETEXTS", "Pretext"]
+__all__ = ["PRETEXTS", "Distillation", "Pretext"]
