@@ -97,7 +97,9 @@ def images(shared, develop, seed=0):
     rng, chosen = np.random.default_rng(seed), []
     for name, times in TIMES.items():
         some = sets[name]
-        chosen += some * int(times) if times >= 1 else [some[place] for place in rng.choice(len(some), int(times * len(some)), replace=False)]
+        chosen += (
+            some * int(times) if times >= 1 else [some[place] for place in rng.choice(len(some), int(times * len(some)), replace=False)]
+        )
     return chosen
 
 

@@ -23,11 +23,11 @@ _VIEWS, _LEAST_VIEWS, _MOST_VIEWS = 60_000, 4, 50
 _KEPT_BYTES = 2 * 1024**3
 # Views that are held in memory at once while the teachers are asked, and those that one of them is given at a time.
 _CHUNK, _TEACHER_BATCH = 1024, 16
-# The temperature of the class outputs, Hinton et al. 2015, section 2; of 2 to 5 no one was better than another in section 3.
+# Of the class outputs, T in equation 1 of Hinton et al. 2015: what is told of unlikely classes counts too.
 _TEMPERATURE = 2.0
 # Szegedy et al. 2015, arXiv:1409.4842, section 6.
 _AREA, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-# Chances of a view to be changed in colour, and to be mixed with another item's; Beyer et al. 2022 mix every pair, half of it sufficed here.
+# Chances of a view to be changed in colour, and to be mixed with another item's.
 _COLOUR, _MIXED = 0.5, 0.5
 # Standard deviations, on a logarithmic scale, of what a colour change multiplies: the exponent of all channels, the strength of each.
 _GAMMA, _GAIN = 0.3, 0.15
@@ -63,7 +63,9 @@ class Distillation(Pretext):
         self.views = Views(start.others, start.backbone.modality, start.seed)
         self.taught: dict[int, list[np.ndarray]] = {}
         device = start.target.device
-        self.projectors = nn.ModuleList(nn.Linear(start.backbone.width, teacher.width, device=device) for teacher in start.teachers)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(start.seed)
+            self.projectors = nn.ModuleList(nn.Linear(start.backbone.width, teacher.width) for teacher in start.teachers).to(device)
         classifiers = [teacher.classifier() for teacher in start.teachers]
         # In a tuple: as submodules they would learn.
         self.classifiers = tuple(layer and layer.to(device).eval().requires_grad_(False) for layer in classifiers)

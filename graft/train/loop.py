@@ -85,7 +85,6 @@ class Run:
         items, y, validation = lessons[:3]
         losses = [loss_of(name) for name, _ in self.plan.losses]
         self.raw = any(loss.raw for loss in losses)
-        self.prepares = any(loss.prepares for loss in losses)
         others = lessons.others if not self.plan.supervised or any(loss.needs_others for loss in losses) else ()
         keep_freed()
         if any(any(phase.lr) for phase in self.plan.phases):
@@ -114,6 +113,7 @@ class Run:
         self.others = None
         if len(others):
             asks = {"two_views": any(loss.two_views for loss in losses)}
+            asks["elsewhere"] = any(loss.prepares for loss in losses)
             asks["looked"] = any(loss.begin_epoch is not Added.begin_epoch for loss in losses)
             self.others = Others(self.backbone, others, self.recipe.batch_size, self.recipe, **asks)
         feed = Feed(self.backbone, items, self.recipe.batch_size, self.recipe)
@@ -238,7 +238,7 @@ class Run:
         total, done, due = 0.0, 0, sum(len(one.batch) for one in rounds)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence([self.seed, number, shared.apart(epoch)]).generate_state(1)[0]))
-            prepared = one_ahead(lambda one: [self.ready(reading) for reading in one.readings], rounds)
+            prepared = one_ahead(lambda one: [feed.prepare(part, turn) for feed, part, turn in one.readings], rounds)
             for place, (one, ready) in enumerate(zip(rounds, prepared, strict=True)):
                 if self.cut():
                     break
@@ -436,11 +436,6 @@ class Run:
                 return self.backbone(state, boundary, stop)
 
         return run
-
-    def ready(self, reading: Reading) -> Ready:
-        """What is needed of a batch; nothing of one that a loss prepares itself."""
-        feed, part, turn = reading
-        return Ready(torch.empty(len(part), 0), feed.boundary) if self.prepares else feed.prepare(part, turn)
 
     def read(self, reading: Reading, ready: Ready, mix: mixing.Mix | None = None) -> tuple[list[State], torch.Tensor, torch.Tensor]:
         """As `said`, of others; of those that a loss runs itself the state alone."""
