@@ -40,8 +40,8 @@ _GAMMA, _GAIN = 0.3, 0.15
 class Distillation(Pretext):
     """Features and, where a teacher kept its classifier, class outputs of one or several larger networks on the same views.
 
-    Features: the mean squared error between a linear projection of the student's features (n, d) and each teacher's, standardised feature by
-    feature. Class outputs: the teacher's own classifier reads that projection too, and what it says is drawn to what it says of the
+    Features: the mean squared error between a linear projection of the student's features (n, d) and each teacher's, each of these
+    standardised. Class outputs: the teacher's own classifier reads that projection too, and what it says is drawn to what it says of the
     teacher's features, by T^2 times the Kullback-Leibler divergence at temperature T = 2. The two are added; teachers are averaged.
     An image is seen in 4 to 50 random views (crops of 8 to 100 % of its area, mirrored, half of them changed in colour, half mixed with a
     view of another item), drawn once and taken in turn, so that teachers are asked once for each and their answers kept on disk; student
