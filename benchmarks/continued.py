@@ -3,7 +3,7 @@
     python benchmarks/continued.py measure --shared ../shared [--texts books ...] [--ways masked_language ...] [--tasks sentiment ...]
     python benchmarks/continued.py table
 
-Sentiment: of the domain whose texts were learned from, by 50 labels. Other tasks have nothing to do with these texts. All by a frozen probe.
+Sentiment: of the domain whose texts were learned from, by 50 labels. Other tasks have nothing to do with the texts. All by a frozen probe.
 Judged items are never among the texts that are learned from. A row for each probe goes to benchmarks/continued.csv.
 Data lie in --shared and are not part of graft. On a shared machine set OMP_NUM_THREADS=1.
 """
@@ -33,6 +33,7 @@ from graft.train.ends import mix
 ROWS = Path(__file__).with_name("continued.csv")
 START = "sentence:minilm"
 DOMAINS = ("airline", "blog", "books", "dvd", "imdb")
+CHOSEN_ON = ("books",)  # where the ways' settings were looked at; never judged
 WORDS = 40  # of a text's beginning: what two cores can read in the time there is
 JUDGED, LABELS, DRAWS = 600, 50, 10  # JUDGED: at most
 BATCH = 32
@@ -166,6 +167,51 @@ def parse():
     return parser.parse_args()
 
 
+def table(rows):
+    """Two Markdown tables: what sentiment gained by way and domain, and what other tasks lost."""
+    with open(rows, newline="", encoding="utf-8") as file:
+        kept = list(csv.DictReader(file))
+    scores = {}
+    for row in kept:
+        place = (row["way"], row["share"], row["texts"], row["task"], row["labels"])
+        scores.setdefault(place, {})[row["draw"]] = 100 * float(row["accuracy"])
+    ways = list(dict.fromkeys((row["way"], row["share"]) for row in kept if row["way"] != START))
+    before = {(texts, labels): of for (way, _, texts, task, labels), of in scores.items() if way == START and task == "sentiment"}
+    lines = [[START, "", *(_one(before.get((name, f"{LABELS} labels"), {})) for name in DOMAINS), ""]]
+    for way, share in ways:
+        gained = {name: _gain(scores, before, way, share, name) for name in DOMAINS}
+        judged = [np.mean(values) for name, values in gained.items() if values and name not in CHOSEN_ON]
+        whole = f"{np.mean(judged):+.1f} ± {_half(judged):.1f}, {len(judged)} domains" if len(judged) > 1 else ""
+        lines.append([way, share, *(f"{np.mean(of):+.1f} ± {_half(of):.1f}" if of else "" for of in gained.values()), whole])
+    print(markdown(["continued by", "share of new weights", *DOMAINS, f"mean without {', '.join(CHOSEN_ON)}"], lines) + "\n")
+    lines = []
+    for (way, share, texts, task, labels), of in scores.items():
+        if task != "sentiment":
+            known = next((one for (was, _, _, *same), one in scores.items() if was == START and same == [task, labels]), None)
+            change = [] if way == START or known is None else [of[draw] - known[draw] for draw in of]
+            told = f"{np.mean(change):+.2f}" + (f" ± {_half(change):.2f}" if len(change) > 1 else "") if change else ""
+            lines.append([way, share, texts, task, labels, _one(of), told])
+    print(markdown(["continued by", "share of new weights", "on texts of", "task", "labels", "accuracy", "change"], lines))
+
+
+def _gain(scores, before, way, share, name):
+    """By draw, what the way is worth more than the start."""
+    of = scores.get((way, share, name, "sentiment", f"{LABELS} labels"), {})
+    return [value - before[name, f"{LABELS} labels"][draw] for draw, value in of.items()]
+
+
+def _one(of):
+    return f"{np.mean(list(of.values())):.1f}" if of else ""
+
+
+def _half(values):
+    """Half the 95 % interval of Student's t."""
+    return student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+
+
 if __name__ == "__main__":
     told = parse()
-    measure(told)
+    if told.what == "table":
+        table(told.rows)
+    else:
+        measure(told)
