@@ -36,7 +36,8 @@ class Vocabulary:
 class Backbone(nn.Module):
     """A pretrained network without its head, as a list of stages.
 
-    name: as the user wrote it, e.g. "timm:resnet18". modality: "image", "text" or "row". width: d, length of a feature vector.
+    name: as the user wrote it, e.g. "timm:resnet18". modality: "image", "text", "table", "signal" or "row".
+    width: d, length of a feature vector.
     stages: each maps a State to a State; the last gives the pooled features (n, d). A layer group is the parameters of
     one stage, and every parameter is in exactly one.
     stage_names: one word each, e.g. "stem", "layer1", "pool".
