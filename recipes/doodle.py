@@ -24,6 +24,7 @@ from graft.train import train
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ("images_background_small1", "images_background_small2")
 DIGITS_A_CLASS = 200
+CARD = {"licence": "Apache-2.0", "pretrained_on": "Omniglot, background small 1 and 2 (MIT), and 2,000 digits of MNIST (CC BY-SA 3.0)"}
 RATE, HEAD_RATE, BATCH = 2e-3, 1e-2, 128
 
 
@@ -85,6 +86,8 @@ def write(backbone, folder):
     tensors = _folders.read_tensors(Path(folder) / "model.safetensors")
     halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     _folders.write_tensors(Path(folder) / "model.safetensors", halves)
+    config = _folders.read_json(Path(folder) / "config.json")
+    _folders.write_json(Path(folder) / "config.json", {**config, "card": CARD})
 
 
 def main():

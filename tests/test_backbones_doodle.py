@@ -33,6 +33,12 @@ def test_the_colour_of_ink_and_paper_does_not_count(ink, paper):
     assert apart(prepared(stroke()), prepared(stroke(ink=ink, paper=paper))) < 0.5 / abs(ink - paper)
 
 
+def test_ink_that_covers_most_of_the_picture_is_still_ink():
+    heavy = stroke(box=(10, 10, 80, 85), width=40)
+    assert np.asarray(heavy).mean() > 128
+    assert apart(prepared(heavy), prepared(Image.eval(heavy, lambda grey: 255 - grey))) < 1e-6 and prepared(heavy)[0, 0, 16, 16] == 1
+
+
 def test_the_place_and_size_of_a_drawing_do_not_count():
     one, moved, other = prepared(stroke(), stroke(200, (110, 90, 190, 190), width=8), stroke(box=(20, 30, 60, 40)))
     assert 3 * apart(one, moved) < apart(one, other)

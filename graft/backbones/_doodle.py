@@ -39,7 +39,7 @@ def build(name: str = ARCHITECTURE, size_px: int = _SIZE_PX) -> Backbone:
     """With weights drawn from torch's global generator: five stages, (n, 1, 32, 32) -> (n, 256), 1.1 million parameters."""
     w = _CHANNELS
     halve = nn.MaxPool2d(2)
-    stages = [
+    stages: list[tuple[str, nn.Module]] = [
         ("conv1", nn.Sequential(_convolution(1, w), halve)),
         ("conv2", nn.Sequential(_convolution(w, w), halve)),
         ("conv3", nn.Sequential(_convolution(w, 2 * w), _convolution(2 * w, 2 * w), halve)),
@@ -47,6 +47,9 @@ def build(name: str = ARCHITECTURE, size_px: int = _SIZE_PX) -> Backbone:
         # 4 x 4 places: where a stroke lies tells characters apart.
         ("dense", nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(4 * w * 16, _WIDTH, bias=False), nn.BatchNorm1d(_WIDTH))),
     ]
+
+    for _, stage in stages:
+        stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def fresh(seed: int) -> Backbone:
         with torch.random.fork_rng(devices=[]):
@@ -57,7 +60,7 @@ def build(name: str = ARCHITECTURE, size_px: int = _SIZE_PX) -> Backbone:
         name=name,
         modality="image",
         width=_WIDTH,
-        stages=[(stage_name, stage.to(memory_format=torch.channels_last)) for stage_name, stage in stages],
+        stages=stages,
         prepare=lambda items, rng: prepare(items, rng, size_px),
         fresh=fresh,
         write=lambda backbone, folder: _write(backbone, folder, size_px),
@@ -101,15 +104,17 @@ def prepare(items: Sequence[Any], rng: np.random.Generator | None, size_px: int 
 def read_ink(item: Any, side_px: int) -> np.ndarray:
     """One picture -> (side_px, side_px) float32, 0 for paper and 1 for the strongest ink; what is not square is padded with paper.
 
-    Ink is what there is less of: a picture that is brighter than the middle of its range on average is dark on bright.
+    Paper is what lies along the edge: where that is on average brighter than the middle of the picture's range, ink is dark.
     """
     image = open_image(item, at_least_px=side_px).convert("L")
     longer = max(image.size)
-    image = image.resize([max(1, round(side * side_px / longer)) for side in image.size], Image.Resampling.BILINEAR)
+    width, height = (max(1, round(side * side_px / longer)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
     grey = np.asarray(image, np.float32)
     low, high = float(grey.min()), float(grey.max())
     ink = (grey - low) / max(high - low, 1.0)
-    if grey.mean() > (low + high) / 2:
+    # All of the picture says less: heavy strokes cover more than half of some digits.
+    if np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]]).mean() > (low + high) / 2:
         ink = 1 - ink
     canvas = np.zeros((side_px, side_px), np.float32)
     top, left = (side_px - ink.shape[0]) // 2, (side_px - ink.shape[1]) // 2
