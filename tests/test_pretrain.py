@@ -15,8 +15,6 @@ from pretrain_samples import Alike, Taught, Told, pictures, registered, texts
 import graft
 from graft.backbones import load_backbone
 from graft.errors import GraftError
-from graft.features import extract
-from graft.items import open_image
 from graft.pretrain import methods, squares, times, watch
 from graft.records import Note, Recipe
 
@@ -85,6 +83,7 @@ def test_a_run_takes_the_folder_as_a_backbone_and_tells_its_card(tmp_path, quick
 
 def test_labels_are_looked_at_and_not_learned_from(tmp_path, monkeypatch):
     data, seen = str(pictures(tmp_path / "data")), []
+    monkeypatch.setattr(times, "seconds_an_item", lambda play, batch_size, n: 1.0)
     monkeypatch.setattr("graft.pretrain.course.train", lambda *given, **named: seen.append((given, named)) or iter(()))
     with pytest.raises(GraftError, match="nothing was learned"):
         made(data)
@@ -161,7 +160,9 @@ def test_a_square_gives_the_view_that_its_image_gives(tmp_path, size):
             assert packed.shape == (4, squares.side_of(preprocessing), squares.side_of(preprocessing), 3) and not note
             whole, ours_of_it = prepare(items, None), prepare(list(packed), None)
         # A place may round to its neighbour where the middle lies between two.
-        shifts = [abs(whole[..., 2:-2, 2:-2] - ours_of_it.roll((y, x), (2, 3))[..., 2:-2, 2:-2]).max() for y in (-1, 0, 1) for x in (-1, 0, 1)]
+        shifts = [
+            abs(whole[..., 2:-2, 2:-2] - ours_of_it.roll((y, x), (2, 3))[..., 2:-2, 2:-2]).max() for y in (-1, 0, 1) for x in (-1, 0, 1)
+        ]
         assert min(shifts) == 0
         (tmp_path / "images.npy").unlink()
 
@@ -255,7 +256,13 @@ def test_a_look_is_what_its_formulas_say():
 
 @pytest.mark.parametrize(
     ("rank", "spread", "reads_labels", "expected"),
-    [(1.2, 0.5, False, "fill 1.2"), (2.1, 0.5, False, ""), (1.2, 0.5, True, ""), (9, 0.004, True, "differ by 0.004"), (9, 0.006, False, "")],
+    [
+        (1.2, 0.5, False, "fill 1.2"),
+        (2.1, 0.5, False, ""),
+        (1.2, 0.5, True, ""),
+        (9, 0.004, True, "differ by 0.004"),
+        (9, 0.006, False, ""),
+    ],
 )
 def test_collapse_is_a_tenth_of_the_rank_or_a_hundredth_of_the_spread(rank, spread, reads_labels, expected):
     start = {"effective_rank": 11.0, "spread": 0.5}
@@ -268,7 +275,7 @@ def test_collapse_is_a_tenth_of_the_rank_or_a_hundredth_of_the_spread(rank, spre
 
 def test_a_budget_gives_as_many_epochs_as_fit():
     assert times.fitting(100, 10, 4, 5) == int((100 - 10 - 10) * 0.88 / 4)
-    with pytest.raises(GraftError, match="budget of 20 s allows no epoch: one takes about 30 s.*smallest that works is about 6[01] s"):
+    with pytest.raises(GraftError, match=r"budget of 20 s allows no epoch: one takes about 30 s.*smallest that works is about 6[01] s"):
         times.fitting(20, 10, 30, 5)
 
 
@@ -277,6 +284,11 @@ def test_a_budget_is_planned_and_kept_to(tmp_path):
     record = made(texts(200), tmp_path / "out", epochs=None, budget="6s", progress=notes.append).record
     assert record.planned_epochs == record.epochs > 3 and record.seconds < 9
     assert any(isinstance(event, Note) and f"plan: {record.epochs} epochs" in event.text and "of 6.0 s" in event.text for event in notes)
+
+
+def test_the_pace_is_measured_where_one_batch_holds_all_items():
+    # 17 items in batches of 16 are one batch: a last one of a single item joins the one before.
+    assert made(texts(17)).record.epochs == 2
 
 
 def test_the_pace_is_that_of_the_batches_behind_the_first():
@@ -328,7 +340,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(tmp_path):
         process.kill()
     latest = load_backbone(f"checkpoint:{tmp_path / 'killed' / 'unfinished' / 'latest'}")
     assert latest.card == {"pretrained_on": "40 texts of list of 40 items (told)"}
-    with pytest.raises(GraftError, match="Did you mean 'checkpoint:.*unfinished/latest'"):
+    with pytest.raises(GraftError, match=r"Did you mean 'checkpoint:.*unfinished/latest'"):
         load_backbone(f"checkpoint:{tmp_path / 'killed'}")
     told = []
     resumed = made(texts(), tmp_path / "killed", epochs=5, progress=told.append).record
@@ -397,8 +409,9 @@ def test_what_cannot_be_is_refused(settings, message):
 
 
 def test_a_method_for_other_items_is_refused():
-    with registered("pixels", type("Pixels", (Told,), {"modalities": ("image",)})), pytest.raises(
-        GraftError, match="method 'pixels' with tiny:text, which reads texts, expected one for them: .*told"
+    with (
+        registered("pixels", type("Pixels", (Told,), {"modalities": ("image",)})),
+        pytest.raises(GraftError, match=r"method 'pixels' with tiny:text, which reads texts, expected one for them: .*told"),
     ):
         made(texts(), method="pixels")
 

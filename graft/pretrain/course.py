@@ -101,8 +101,8 @@ class Course:
 
         def measured() -> float:
             def play(first: int, progress: Callable[[Event], None]) -> None:
-                # Three epochs: where one batch holds all items there is but one step in each.
-                rounds = 1 if first > batch_size else 3
+                # Three epochs where one batch holds all items, or nearly: there is but one step in each.
+                rounds = 1 if first >= 2 * batch_size else 3
                 for _ in self.lesson.play(copy.deepcopy(self.backbone), self.items, rounds, None, progress, first):
                     pass
 
