@@ -15,10 +15,17 @@ from graft.records import Score, Task
 
 AUTO, PROBE, LATE = "auto", "feature_extraction", "late_stages"
 # Compared without a budget, see `free`: one pass of the network serves all.
-FREE = {"image": (PROBE, "head2toe"), "text": (PROBE, LATE), "row": (PROBE,)}
+FREE = {"image": (PROBE, "head2toe"), "text": (PROBE, LATE), "row": (PROBE,), "table": (PROBE, LATE), "signal": (PROBE, LATE)}
 # Compared where a budget is given. LP-FT first, which most often gains most of few labels: it begins with the probe's own head, and the
 # others with a random one. Texts have no views, and below the head of rows there is nothing to retrain.
-DEARER = {"image": ("lp_ft", "views", "partial", "l2_sp"), "text": ("lp_ft", "partial", "l2_sp"), "row": ()}
+_RETRAINED = ("lp_ft", "partial", "l2_sp")
+DEARER = {
+    "image": ("lp_ft", "views", "partial", "l2_sp"),
+    "text": _RETRAINED,
+    "row": (),
+    "table": _RETRAINED,
+    "signal": _RETRAINED,
+}
 
 _INNER_FOLDS = 5
 # Held-out items that are enough to compare by: of many items not every fold is played.

@@ -43,6 +43,24 @@ class ZipEntry:
         return f"{self.archive}/{self.name}"
 
 
+class Row(str):
+    """A table row: the text that a text backbone reads ("age: 39; work: private"), and its cells for who reads columns.
+
+    cells: {column: value}, in the table's order; value is a float, a str, or None where the cell is missing. Two rows may read alike and
+    have different cells, as the text rounds numbers.
+    """
+
+    cells: dict[str, float | str | None]
+
+    def __new__(cls, text: str, cells: dict[str, float | str | None]) -> "Row":
+        row = super().__new__(cls, text)
+        row.cells = cells
+        return row
+
+    def __reduce__(self) -> tuple[type["Row"], tuple[str, dict[str, float | str | None]]]:
+        return Row, (str(self), self.cells)
+
+
 @lru_cache(maxsize=8)
 def _archive(path: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
@@ -101,9 +119,12 @@ def _decode(item: Any, at_least_px: int | None) -> Image.Image:
 def content_key(item: Any, modality: str) -> bytes:
     """16 bytes that name an item's content: equal content, equal key, wherever the file lies.
 
-    modality: "text" (item is a str), "image" (anything `open_image` takes) or "row" (an array).
+    modality: "text" (item is a str), "table" (a Row), "image" (anything `open_image` takes), "row" or "signal" (an array).
     """
-    if modality == "text":
+    if modality == "table":
+        # Columns of another order are the same row.
+        payload = b"cells\0" + repr(sorted(item.cells.items())).encode("utf-8", "surrogatepass")
+    elif modality == "text":
         payload = b"text\0" + str(item).encode("utf-8", "surrogatepass")
     elif isinstance(item, Image.Image):
         payload = f"pixels\0{item.mode}\0{item.size}\0".encode() + item.tobytes()

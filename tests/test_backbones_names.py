@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
 from backbone_samples import IMAGE_FAMILIES, TEXT_FAMILIES, TEXTS, pictures, save_hf_image, save_text, save_timm, timm, transformers
@@ -162,6 +163,20 @@ def test_untrained_is_the_same_network_with_the_weights_of_seed_zero(tmp_path, e
     assert untrained.name == f"untrained:checkpoint:{tmp_path}{ending}"
     assert untrained.card["pretrained_on"] == "nothing: random weights" and "published" not in untrained.card
     assert trained.classifier() is not None and untrained.classifier() is None
+
+
+def test_a_network_for_small_images_can_be_had_untrained(tmp_path):
+    """Truth: the paper's 0.27 million parameters of ResNet-20, without its classifier."""
+    backbone = load_backbone("untrained:cifar_resnet20")
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == 269_072
+    assert backbone.name == "untrained:cifar_resnet20" and backbone.card["pretrained_on"] == "nothing: random weights"
+    assert backbone.fingerprint() == load_backbone("untrained:cifar_resnet20").fingerprint()
+    batch = backbone.prepare([np.zeros((40, 32, 3), np.uint8)])
+    assert batch.shape == (1, 3, 32, 32) and backbone(batch).shape == (1, 64)
+    backbone.save(tmp_path)
+    assert load_backbone(f"checkpoint:{tmp_path}").fingerprint() == backbone.fingerprint()
+    with pytest.raises(GraftError, match="expected SOURCE:NAME"):
+        load_backbone("untrained:cifar_resnet21")
 
 
 def test_an_untrained_timm_network_asks_for_no_weights(monkeypatch):

@@ -98,9 +98,11 @@ def on_disk(modality: str) -> list[str]:
 
 
 def shortlist(modality: str) -> list[str]:
-    """Candidates where none are named: what is on the disk; only where that is nothing and the hub answers, small networks of it."""
+    """Candidates where none are named: what is on the disk; where that is only what graft ships and the hub answers, its small ones too."""
     local = on_disk(modality)
-    return local if local or offline() else [row.entry.name for row in _shortlisted(modality) if not row.package]
+    if any(not name.startswith("shipped:") for name in local) or offline():
+        return local
+    return local + [row.entry.name for row in _shortlisted(modality) if not row.package]
 
 
 def _shortlisted(modality: str) -> list[Row]:

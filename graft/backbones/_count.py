@@ -10,16 +10,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from graft.backbones._catalogue import TOKENS, Speed
 from graft.backbones.base import Backbone, State
+from graft.items import Row
 
 _TEXT = " ".join(["word"] * TOKENS)
 
 
 def work_of(backbone: Backbone) -> tuple[float, float]:
-    """`count` for one item: an image of the backbone's size, or a text of 128 tokens, if it takes so many."""
+    """`count` for one item: an image of the backbone's size, a text of 128 tokens, if it takes so many, a row, or 128 steps of a signal."""
     if backbone.modality == "text":
         batch = backbone.prepare([_TEXT])
         assert isinstance(batch, dict)
         return count(backbone, {key: value[:, :TOKENS] for key, value in batch.items()})
+    if backbone.modality == "table":
+        return count(
+            backbone, backbone.prepare([Row("", dict.fromkeys(backbone.preprocessing["numbers"] | backbone.preprocessing["categories"]))])
+        )
+    if backbone.modality == "signal":
+        return count(backbone, backbone.prepare([np.zeros((backbone.preprocessing["channels"], TOKENS), np.float32)]))
     return count(backbone, backbone.prepare([np.zeros((64, 64, 3), np.uint8)]))
 
 
@@ -35,7 +42,7 @@ def count(network: nn.Module, batch: State) -> tuple[float, float]:
         written += given.numel()
 
     # GPT-2's linear layers are a class of transformers' own.
-    layers = [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.Linear) or type(part).__name__ == "Conv1D"]
+    layers = [part for part in network.modules() if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear) or type(part).__name__ == "Conv1D"]
     hooks = [layer.register_forward_hook(note) for layer in layers]
     training = network.training
     counter = FlopCounterMode(display=False)

@@ -20,7 +20,7 @@ from torch import nn
 from graft import torchvision_ops
 from graft.backbones import _folders, _text_stages
 from graft.backbones._trial import tried
-from graft.backbones.base import Backbone, State
+from graft.backbones.base import Backbone, State, Vocabulary
 from graft.errors import GraftError
 from graft.optional import require
 
@@ -180,6 +180,9 @@ def _assemble(network: Any, config: Any, tokenizer: Any, pooling: Pooling, name:
         preprocessing=preprocessing,
         card=card,
         shortened=shortened,
+        vocabulary=Vocabulary(
+            len(tokenizer), tuple(sorted(set(tokenizer.all_special_ids))), tokenizer.mask_token_id, network.get_input_embeddings()
+        ),
     )
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,25 @@ from graft.files import replacing
 State = torch.Tensor | dict[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of which a text network reads, each a number.
+
+    size: numbers run from 0 to size - 1. special: those that stand for no part of a text (padding, begin, end and the like). mask: the one
+    of them that stands for a hidden token; None where the network has none. table: their vectors, at least `size` rows, of the first stage.
+    """
+
+    size: int
+    special: tuple[int, ...]
+    mask: int | None
+    table: nn.Embedding
+
+
 class Backbone(nn.Module):
     """A pretrained network without its head, as a list of stages.
 
-    name: as the user wrote it, e.g. "timm:resnet18". modality: "image", "text" or "row". width: d, length of a feature vector.
+    name: as the user wrote it, e.g. "timm:resnet18". modality: "image", "text", "table", "signal" or "row".
+    width: d, length of a feature vector.
     stages: each maps a State to a State; the last gives the pooled features (n, d). A layer group is the parameters of
     one stage, and every parameter is in exactly one.
     stage_names: one word each, e.g. "stem", "layer1", "pool".
@@ -36,6 +52,8 @@ class Backbone(nn.Module):
     copy each time; None where the weights came without it. It is no part of the backbone: not trained, saved or reset with it.
     resized: (size_px) -> the same network for square images of that side, with any weights; None where items are no images.
     shortened: (layers) -> the same network with its first transformer layers only, with any weights; None where it has none.
+    vocabulary: where it reads tokens and pools them in its last stage, so that the state before is a dict of "hidden" (n, t, d) and
+    "attention_mask" (n, t), and a batch one of "input_ids" and "attention_mask", both (n, t); None for all others.
 
     It is pickled as what `save` writes, and its classifier: on the CPU, in evaluation mode.
     """
@@ -54,6 +72,7 @@ class Backbone(nn.Module):
         classifier: Callable[[], nn.Module | None] = lambda: None,
         resized: "Callable[[int], Backbone] | None" = None,
         shortened: "Callable[[int], Backbone] | None" = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         super().__init__()
         self.name, self.modality, self.width = name, modality, width
@@ -62,6 +81,7 @@ class Backbone(nn.Module):
         self._prepare, self._fresh, self._write = prepare, fresh, write
         self.preprocessing, self.card, self.classifier = preprocessing, card, classifier
         self._resized, self._shortened = resized, shortened
+        self.vocabulary = vocabulary
         self.eval()
 
     @property

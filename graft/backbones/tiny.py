@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from graft.backbones.base import Backbone, State
+from graft.backbones.base import Backbone, State, Vocabulary
 from graft.errors import GraftError, near_miss
 from graft.items import open_image
 
@@ -43,6 +43,8 @@ def _build(kind: str, seed: int, size_px: int) -> Backbone:
         card={"licence": "Apache-2.0", "pretrained_on": "nothing: random weights"},
         classifier=lambda: _classifier(seed) if kind == "image" else None,
         resized=(lambda size_px: _build(kind, seed, size_px)) if kind == "image" else None,
+        # No word has the number 0: it is padding, the empty text and what hides a word.
+        vocabulary=Vocabulary(_VOCABULARY, (0,), 0, stages[0][1].table) if kind == "text" else None,
     )
 
 
@@ -76,9 +78,10 @@ class _Mix(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(32, 32)
+        self.dropout = nn.Dropout(0.1)
 
     def forward(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {**state, "hidden": state["hidden"] + torch.tanh(self.linear(state["hidden"]))}
+        return {**state, "hidden": state["hidden"] + self.dropout(torch.tanh(self.linear(state["hidden"])))}
 
 
 class _PoolTokens(nn.Module):

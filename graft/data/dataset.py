@@ -11,6 +11,7 @@ import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from graft.items import Row
 from graft.records import Finding, Task
 
 
@@ -137,11 +138,11 @@ class Dataset:
 
     @property
     def items(self) -> Sequence[Any]:
-        """What a backbone's `prepare` takes: images, texts, or table rows as texts ("age: 39; work: private")."""
+        """What a backbone's `prepare` takes: images, texts, or table rows, which are texts too ("age: 39; work: private")."""
         if self.modality != "table":
             values = next(column.values for column in self.columns.values() if column.kind == self.modality)
             return values if isinstance(values, Sequence) else View(list(values), np.arange(len(values)))
-        return Rows(_RowText(tuple(self.columns)), [column.values for column in self.columns.values()])
+        return Rows(_AsRow(tuple(self.columns)), [column.values for column in self.columns.values()])
 
     def table(self) -> pd.DataFrame:
         """The columns as a DataFrame (n, columns): numbers float64, categories with the same dtype in every part."""
@@ -195,15 +196,19 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class _RowText:
-    """A table row as a sentence for a text backbone; missing cells are left out."""
+class _AsRow:
+    """A table row as a sentence for a text backbone, in which missing cells are left out, and as cells."""
 
     names: tuple[str, ...]
 
-    def __call__(self, row: tuple[Any, ...]) -> str:
-        cells = (
-            (name, f"{value:g}" if isinstance(value, float) else str(value))
-            for name, value in zip(self.names, row, strict=True)
-            if not is_missing(value)
-        )
-        return "; ".join(f"{name}: {value}" for name, value in cells)
+    def __call__(self, row: tuple[Any, ...]) -> Row:
+        cells = {name: _plain(value) for name, value in zip(self.names, row, strict=True)}
+        shown = ((name, f"{value:g}" if isinstance(value, float) else value) for name, value in cells.items() if value is not None)
+        return Row("; ".join(f"{name}: {value}" for name, value in shown), cells)
+
+
+def _plain(value: Any) -> float | str | None:
+    if is_missing(value):
+        return None
+    # NumPy's float is one too, but is shown and hashed otherwise.
+    return float(value) if isinstance(value, float) else str(value)

@@ -99,6 +99,7 @@ class Added(nn.Module):
     and `Seen.target` is empty; `Start.items` and `target` are still of the first domain, and may be empty.
     raw: whether it takes the batch of others as it was prepared and runs the network itself on what it makes of it, with `Seen.run`. Then
     `Other.states` is that batch alone, and `Other.features` and `logits` are empty.
+    prepares: whether it makes its batches itself, of `Start.others` at `Other.places`; `Other.states` is then one empty tensor.
     needs_teachers: whether it can only be had where there are networks to learn from.
     """
 
@@ -106,6 +107,7 @@ class Added(nn.Module):
     two_views = False
     alone = False
     raw = False
+    prepares = False
     needs_teachers = False
 
     def __init__(self, start: Start) -> None:

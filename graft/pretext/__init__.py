@@ -3,6 +3,7 @@
 A pretext is a loss that a plan may name, as those of `graft.losses`, and makes of a batch what it wants the network to read.
 """
 
+from graft.pretext import contrastive, distillation, masked_images, rotation, rows, siamese, signals, texts
 from graft.pretext.base import PRETEXTS, Pretext
 
-__all__ = ["PRETEXTS", "Pretext"]
+__all__ = ["PRETEXTS", "Pretext", "contrastive", "distillation", "masked_images", "rotation", "rows", "siamese", "signals", "texts"]

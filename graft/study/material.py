@@ -64,7 +64,7 @@ class Material:
 
     def __post_init__(self) -> None:
         for name, backbone in self.backbones.items():
-            if backbone.modality != ("text" if self.dataset.modality == "table" else self.dataset.modality):
+            if backbone.modality not in (("text", "table") if self.dataset.modality == "table" else (self.dataset.modality,)):
                 reads, holds = backbone.modality, self.dataset.modality
                 raise GraftError(f"backbone {name} reads {reads}s, {self.dataset.name} holds {holds}s. Name another backbone.")
             self.speeds[name] = throughput(backbone, self.dataset.items, tap=self.tap)
@@ -145,16 +145,17 @@ class Material:
 
     def check_recipe(self, strategies: Sequence[str]) -> None:
         """Raise one GraftError that lists all in which the recipe does not suit what may be trained, before any time is spent."""
-        rungs = DEARER["image" if self.dataset.modality == "image" else "text"]
-        names = [name for strategy in strategies for name in (rungs if strategy == AUTO else (strategy,))]
         problems: dict[str, str] = {}
-        for backbone, name in itertools.product(self.backbones, dict.fromkeys([*names, "scratch"])):
-            plan = self.plan(Candidate(backbone, name))
-            # A head that begins a plan is solved, not trained.
-            phases = tuple(itertools.dropwhile(lambda phase: not any(phase.lr), plan.phases))
-            plan, recipe = replace(plan, phases=phases), self.recipe or Recipe()
-            for problem in recipe_problems(recipe, self.task, self.backbones[backbone], plan, validated=True):
-                problems.setdefault(problem, f"strategy {name}: {problem}")
+        for backbone in self.backbones:
+            rungs = DEARER[self.backbones[backbone].modality]
+            names = [name for strategy in strategies for name in (rungs if strategy == AUTO else (strategy,))]
+            for name in dict.fromkeys([*names, "scratch"]):
+                plan = self.plan(Candidate(backbone, name))
+                # A head that begins a plan is solved, not trained.
+                phases = tuple(itertools.dropwhile(lambda phase: not any(phase.lr), plan.phases))
+                plan, recipe = replace(plan, phases=phases), self.recipe or Recipe()
+                for problem in recipe_problems(recipe, self.task, self.backbones[backbone], plan, validated=True):
+                    problems.setdefault(problem, f"strategy {name}: {problem}")
         raise_all(list(problems.values()))
 
     def trains(self, candidate: Candidate) -> bool:

@@ -96,6 +96,10 @@ def other_problems(backbone: Backbone, plan: Plan, recipe: Recipe, others: Seque
             problems.append(
                 f"train: the loss {name} with {backbone.name}, expected images or texts: {backbone.modality}s have no second view."
             )
+    alone = [name for name, loss in known if loss.prepares]
+    if alone and sum(loss.needs_others for _, loss in known) > 1:
+        problems.append(f"train: the loss {alone[0]} beside others that read unlabelled items, expected it alone: it prepares its batches")
+        problems[-1] += " itself. Leave one of them out."
     beside = [name for name, loss in known if loss.needs_others and not loss.raw]
     if beside and any(loss.raw for _, loss in known):
         raw = ", ".join(name for name, loss in known if loss.raw)

@@ -41,10 +41,14 @@ class Feed:
     """Items as states at the freeze boundary. Stages below it run once for each item, or each kept view of it, where there is a shelf.
 
     Between phases `place` moves it to another boundary. batch_size: items of a batch. recipe: how random views are drawn.
+    elsewhere: its batches are prepared by who asks for them; the state of one is then (n, 0).
     """
 
-    def __init__(self, backbone: Backbone, items: Sequence[Any], batch_size: int, recipe: Recipe = Recipe()) -> None:
+    def __init__(
+        self, backbone: Backbone, items: Sequence[Any], batch_size: int, recipe: Recipe = Recipe(), elsewhere: bool = False
+    ) -> None:
         self.backbone, self.items, self.batch_size, self.recipe = backbone, items, batch_size, recipe
+        self.elsewhere = elsewhere
         self.text = backbone.modality == "text"
         self.device = device_of(backbone)
         self.place(0)
@@ -99,6 +103,8 @@ class Feed:
 
     def prepare(self, batch: np.ndarray, turn: Turn | None) -> Ready:
         """What is needed of a batch, from the latest stage that is kept. turn: None for the judged view. Runs in a thread of its own."""
+        if self.elsewhere:
+            return Ready(torch.empty(len(batch), 0), self.boundary)
         if self.features is not None:
             return Ready(self.features[batch], self.boundary)
         if self.shelf is None:

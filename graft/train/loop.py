@@ -113,6 +113,7 @@ class Run:
         self.others = None
         if len(others):
             asks = {"two_views": any(loss.two_views for loss in losses)}
+            asks["elsewhere"] = any(loss.prepares for loss in losses)
             asks["looked"] = any(loss.begin_epoch is not Added.begin_epoch for loss in losses)
             self.others = Others(self.backbone, others, self.recipe.batch_size, self.recipe, **asks)
         feed = Feed(self.backbone, items, self.recipe.batch_size, self.recipe)

@@ -34,11 +34,21 @@ class Others:
     """The items of another domain as training reads them.
 
     feed: in the views of training. again: in a second, stronger view, see `stronger`. looked: as they are judged. The last two are None
-    where no loss asks.
+    where no loss asks. elsewhere: whether a loss prepares its batches of them itself.
     """
 
-    def __init__(self, backbone: Backbone, items: Sequence[Any], batch_size: int, recipe: Recipe, *, two_views: bool, looked: bool) -> None:
-        self.feed = Feed(backbone, items, batch_size, recipe)
+    def __init__(
+        self,
+        backbone: Backbone,
+        items: Sequence[Any],
+        batch_size: int,
+        recipe: Recipe,
+        *,
+        two_views: bool,
+        looked: bool,
+        elsewhere: bool = False,
+    ) -> None:
+        self.feed = Feed(backbone, items, batch_size, recipe, elsewhere)
         self.again = Feed(backbone, items, batch_size, stronger(recipe, backbone.modality)) if two_views else None
         self.looked = Feed(backbone, items, batch_size) if looked else None
 

@@ -12,6 +12,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from graft.data import View, binary_rows, encode_target, load_unlabelled, sparable
 from graft.errors import GraftError, near_miss
+from graft.items import Row
 from graft.records import TASKS, Task
 
 VALIDATION_SHARE = 0.2
@@ -51,6 +52,8 @@ def can_hold_out(target: np.ndarray, task: Task, blocks: np.ndarray | None) -> b
 
 def as_items(X: Any, modality: str) -> list[Any]:
     """X as `Transfer.fit` takes it -> a list of items for a backbone of this modality."""
+    if modality == "table" and not isinstance(X, pd.DataFrame):
+        X = _as_frame(X)
     if isinstance(X, pd.DataFrame):
         return list(load_unlabelled(X, modality=modality).items)
     if isinstance(X, str | Path):
@@ -61,6 +64,17 @@ def as_items(X: Any, modality: str) -> list[Any]:
         if wrong is not None:
             raise GraftError(f"X holds a {type(wrong).__name__}, expected texts (str), since the backbone reads text.")
     return items
+
+
+def _as_frame(X: Any) -> Any:
+    """Rows as a DataFrame; those of a Dataset stay what they are."""
+    rows = list(X) if isinstance(X, Sequence) and not isinstance(X, str) else []
+    if rows and all(isinstance(row, dict) for row in rows):
+        return pd.DataFrame(rows)
+    if not rows or not all(isinstance(row, Row) for row in rows):
+        kind = type(rows[0]).__name__ if rows else type(X).__name__
+        raise GraftError(f"X holds a {kind}, expected a DataFrame or a list of dicts {{column: value}}, since the backbone reads columns.")
+    return rows
 
 
 def encode(y: Any, task: str = "auto") -> tuple[Task, np.ndarray, Sequence[Any] | np.ndarray]:
