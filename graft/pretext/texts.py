@@ -145,8 +145,7 @@ class Tsdae(_OfTokens):
 
 @PRETEXTS.add("Li & Hoiem 2016, arXiv:1606.09282, section 3, on features as Romero et al. 2015, arXiv:1412.6550", name="keep_features")
 class KeepFeatures(Pretext):
-    """1 - the cosine of a text's features and those that the starting network gives, mean over texts: what stands beside a pretext to keep
-    what was known.
+    """Keeps what was known: 1 - the cosine of a text's features and those that the starting network gives, the mean over texts.
 
     Differs: both papers hold what the old network gives on new items, as here; the first as probabilities, the second as squares.
     """
