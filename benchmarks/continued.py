@@ -26,6 +26,7 @@ from torch import nn
 from graft.backbones import load_backbone
 from graft.features import extract
 from graft.heads import fit_head
+from graft.pretext import PRETEXTS
 from graft.records import Phase, Plan, Recipe
 from graft.train import train
 from graft.train.ends import mix
@@ -36,14 +37,8 @@ DOMAINS = ("airline", "blog", "books", "dvd", "imdb")
 CHOSEN_ON = ("books",)  # where the ways' settings were looked at; never judged
 WORDS = 40  # of a text's beginning: what two cores can read in the time there is
 JUDGED, LABELS, DRAWS = 600, 50, 10  # JUDGED: at most
-BATCH = 32
-# name -> (losses, rate of the network, epochs, anchor)
-WAYS = {
-    "masked_language": ((("masked_language", 1.0),), 1e-4, 3, 0.0),
-    "tsdae": ((("tsdae", 1.0),), 1e-4, 3, 0.0),
-    "simcse": ((("simcse", 1.0),), 3e-5, 1, 0.0),
-    "masked_language_keep": ((("masked_language", 1.0), ("keep_features", 10.0)), 1e-4, 3, 0.0),
-}
+# Epochs of each way; its rate is a tenth of the method's highest, as `graft pretrain` continues pretrained weights.
+WAYS = {"masked_language": 3, "tsdae": 3, "simcse": 1}
 SHARES = (0.5, 1.0)  # of the new weights in the mean with those of the start
 
 
@@ -73,11 +68,11 @@ def continued(name, way, shared, seed):
     if way == START:
         return {0.0: load_backbone(START)}, 0.0
     texts = unlabelled(name, shared)
-    losses, rate, epochs, anchor = WAYS[way]
     backbone = load_backbone(START)
     before = copy.deepcopy(backbone.state_dict())
-    plan = Plan((Phase(epochs, (rate,) * backbone.depth, 0.0, anchor),), losses=losses, supervised=False)
-    recipe = Recipe(batch_size=BATCH, augment=False, precision="bf16")
+    rates = (PRETEXTS[way].highest_rate / 10,) * backbone.depth
+    plan = Plan((Phase(WAYS[way], rates, 0.0),), losses=((way, 1.0),), supervised=False)
+    recipe = Recipe(batch_size=PRETEXTS[way].batch_size, batch_norm="batch", augment=False, precision="bf16")
     begun = time.perf_counter()
     events = train(backbone, nn.Linear(backbone.width, 1), plan, [], np.empty(0), task="regression", others=texts, recipe=recipe, seed=seed)
     told = [round(event.loss, 4) for event in events]
