@@ -76,9 +76,10 @@ def made(name, backbone, seed=0):
 def test_the_loss_falls_and_the_same_call_gives_the_same_numbers(name):
     items = make_data("text", 90)[0]
     first, second = lively(), lively()
-    events = list(playing(plan(name), items, first))
     # What was drawn before has no say.
-    torch.manual_seed(99)
+    torch.manual_seed(1)
+    events = list(playing(plan(name), items, first))
+    torch.manual_seed(2)
     again = list(playing(plan(name), items, second))
     assert events[-1].loss < 0.9 * events[0].loss
     assert numbers(events) == numbers(again)
