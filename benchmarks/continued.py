@@ -37,8 +37,13 @@ DOMAINS = ("airline", "blog", "books", "dvd", "imdb")
 CHOSEN_ON = ("books",)  # where the ways' settings were looked at; never judged
 WORDS = 40  # of a text's beginning: what two cores can read in the time there is
 JUDGED, LABELS, DRAWS = 600, 50, 10  # JUDGED: at most
-# Epochs of each way; its rate is a tenth of the method's highest, as `graft pretrain` continues pretrained weights.
-WAYS = {"masked_language": 3, "tsdae": 3, "simcse": 1}
+# name -> (what is learned from, strongest first, epochs); the rate is a tenth of the first's highest, as `graft pretrain` continues.
+WAYS = {
+    "masked_language": ((("masked_language", 1.0),), 3),
+    "masked_language, keep_features": ((("masked_language", 1.0), ("keep_features", 10.0)), 3),
+    "tsdae": ((("tsdae", 1.0),), 3),
+    "simcse": ((("simcse", 1.0),), 1),
+}
 SHARES = (0.5, 1.0)  # of the new weights in the mean with those of the start
 
 
@@ -70,9 +75,10 @@ def continued(name, way, shared, seed):
     texts = unlabelled(name, shared)
     backbone = load_backbone(START)
     before = copy.deepcopy(backbone.state_dict())
-    rates = (PRETEXTS[way].highest_rate / 10,) * backbone.depth
-    plan = Plan((Phase(WAYS[way], rates, 0.0),), losses=((way, 1.0),), supervised=False)
-    recipe = Recipe(batch_size=PRETEXTS[way].batch_size, batch_norm="batch", augment=False, precision="bf16")
+    losses, epochs = WAYS[way]
+    method = PRETEXTS[losses[0][0]]
+    plan = Plan((Phase(epochs, (method.highest_rate / 10,) * backbone.depth, 0.0),), losses=losses, supervised=False)
+    recipe = Recipe(batch_size=method.batch_size, batch_norm="batch", augment=False, precision="bf16")
     begun = time.perf_counter()
     events = train(backbone, nn.Linear(backbone.width, 1), plan, [], np.empty(0), task="regression", others=texts, recipe=recipe, seed=seed)
     told = [round(event.loss, 4) for event in events]
