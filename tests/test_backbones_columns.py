@@ -217,3 +217,13 @@ def test_an_image_or_text_data_set_is_refused_by_name():
         from graft.study.material import Material
 
         Material(graft.load(texts), {"mine": columns.fresh(dataset())}, "accuracy", 0)
+
+
+@pytest.mark.parametrize("method", ["scarf", "masked_cells"])
+def test_what_pretraining_makes_of_a_table_reads_another_one(method, tmp_path):
+    graft.pretrain(people(80), method=method, out=tmp_path, epochs=1, label="label")
+    other = people(40, seed=1).drop(columns="work")
+    model = graft.Transfer(f"checkpoint:{tmp_path}", "feature_extraction")
+    with pytest.warns(UserWarning, match="read as missing: work"):
+        assert model.fit(inputs(other), other["label"]).predict(inputs(other)).shape == (40,)
+    assert load_backbone(f"checkpoint:{tmp_path}").fingerprint() != columns.fresh(dataset(people(80))).fingerprint()
