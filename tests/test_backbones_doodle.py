@@ -1,16 +1,13 @@
 """The network for drawings: what it reads of a picture, that it is a checkpoint like others, and what `shipped:doodle` can do."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
-import graft
 from graft.backbones import _doodle, load_backbone
-
-SHIPPED = Path(graft.__file__).parent / "backbones/_shipped/doodle"
 
 
 def stroke(side=100, box=(20, 30, 60, 80), ink=255, paper=0, width=4):
@@ -88,3 +85,24 @@ def test_it_is_saved_loaded_reset_and_resized_as_others_are(tmp_path):
     once = backbone.fingerprint()
     backbone.reset(3)
     assert before != once == backbone.fingerprint()
+
+
+def digit_accuracy(backbone, pictures, labels):
+    """From five labels a class, on the rest."""
+    with torch.inference_mode():
+        rows = torch.nn.functional.normalize(backbone(backbone.prepare(pictures)), dim=1).numpy()
+    known = np.concatenate([np.flatnonzero(labels == label)[:5] for label in range(10)])
+    rest = np.setdiff1d(np.arange(len(labels)), known)
+    return LogisticRegression(C=100, max_iter=1000).fit(rows[known], labels[known]).score(rows[rest], labels[rest])
+
+
+def test_the_shipped_doodle_reads_digits_that_it_never_saw_from_a_few_labels():
+    """By far better than raw pixels (0.75) or the same network with random weights, dark on bright as well as bright on dark."""
+    data = load_digits()
+    pictures = list(np.round(data.images[:600] * 255 / 16).astype(np.uint8))
+    backbone = load_backbone("shipped:doodle")
+    accuracy = digit_accuracy(backbone, pictures, data.target[:600])
+    assert accuracy > 0.85
+    assert digit_accuracy(backbone, [255 - picture for picture in pictures], data.target[:600]) == pytest.approx(accuracy, abs=0.01)
+    backbone.reset(0)
+    assert digit_accuracy(backbone, pictures, data.target[:600]) < accuracy - 0.05
