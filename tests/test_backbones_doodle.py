@@ -68,6 +68,17 @@ def test_random_views_differ_and_hang_on_the_generator_alone():
     assert torch.equal(first, again) and apart(first, second) > 0.02 and apart(first[0], first[1]) > 0.02
 
 
+def test_views_are_turned_scaled_and_moved_as_far_as_the_docstring_says_and_never_mirrored():
+    """Truth: a uniform draw of half width a has the standard deviation a / sqrt(3); an area changes by the product of two scales."""
+    drawn = _doodle._drawn(4000, np.random.default_rng(0)).double()
+    degrees = torch.rad2deg(torch.atan2(drawn[:, 1, 0], drawn[:, 0, 0]))
+    assert degrees.abs().max() <= 15 + 1e-4 and degrees.std().item() == pytest.approx(15 / 3**0.5, rel=0.05)
+    areas = torch.linalg.det(drawn)
+    assert 0.64 <= areas.min() < 0.7 and 1.38 < areas.max() <= 1.44
+    # The frame is two half sides wide, so 0.2 of a half side is a tenth.
+    assert drawn[:, :2, 2].std().item() == pytest.approx(0.2 / 3**0.5, rel=0.05) and drawn[:, :2, 2].abs().max() <= 0.2
+
+
 def test_it_is_saved_loaded_reset_and_resized_as_others_are(tmp_path):
     backbone = _doodle.build("mine")
     backbone.save(tmp_path)
@@ -79,7 +90,9 @@ def test_it_is_saved_loaded_reset_and_resized_as_others_are(tmp_path):
         larger = backbone.at_size(64)
         assert larger.prepare([stroke()]).shape == (1, 1, 64, 64) and larger(larger.prepare([stroke()])).shape == (1, 256)
         larger.save(tmp_path / "larger")
-        torch.testing.assert_close(load_backbone(f"checkpoint:{tmp_path / 'larger'}")(batch), backbone(batch))
+        reloaded = load_backbone(f"checkpoint:{tmp_path / 'larger'}")
+        assert reloaded.preprocessing["size_px"] == [64, 64]
+        torch.testing.assert_close(reloaded(batch), backbone(batch))
     before = backbone.fingerprint()
     backbone.reset(3)
     once = backbone.fingerprint()
