@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from graft.adapt import Adapt
     from graft.data import check, load
     from graft.evaluate import verdict
+    from graft.pretrain import pretrain
     from graft.study import compare, rank, run
     from graft.transfer import Transfer
 
 __version__ = "0.1.0"
-__all__ = ["Adapt", "Transfer", "check", "compare", "load", "rank", "run", "verdict"]
+__all__ = ["Adapt", "Transfer", "check", "compare", "load", "pretrain", "rank", "run", "verdict"]
 
 _ROOMS = {
     "Adapt": "graft.adapt",
@@ -22,6 +23,7 @@ _ROOMS = {
     "check": "graft.data",
     "compare": "graft.study",
     "load": "graft.data",
+    "pretrain": "graft.pretrain",
     "rank": "graft.study",
     "run": "graft.study",
     "verdict": "graft.evaluate",

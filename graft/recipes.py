@@ -12,7 +12,12 @@ _CONSTANTS = {"true": True, "false": False, "none": None}
 
 
 def parse_recipe(settings: Sequence[str]) -> Recipe:
-    """The default recipe with these settings. settings: "KEY=VALUE" each, KEY a field of Recipe; the last of a KEY holds.
+    """The default recipe with these settings, written as `parse_settings` takes them."""
+    return replace(Recipe(), **parse_settings(settings))
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Field of Recipe -> value. settings: "KEY=VALUE" each, KEY a field; the last of a KEY holds.
 
     VALUE: a number, a list of numbers in brackets, true, false, none, or a word.
     Raises GraftError that lists every unknown KEY, with the near miss, and every VALUE of another type. Ranges are checked by `train`.
@@ -33,7 +38,7 @@ def parse_recipe(settings: Sequence[str]) -> Recipe:
             problems.append(f"setting {setting!r}: expected {' or '.join(allowed)}.{near_miss(text, allowed)}")
         given[name] = value
     raise_all(problems)
-    return replace(Recipe(), **given)
+    return given
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:

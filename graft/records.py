@@ -253,6 +253,7 @@ class Result:
     weights: list[dict[str, Any]] = field(default_factory=list)  # {"backbone", "licence", "pretrained_on", "parameters", "fingerprint"}
     plan: dict[str, Any] = field(default_factory=dict)  # of the chosen model: {"groups": names, input side first, ...fields of Plan}
     keep: dict[str, Any] = field(default_factory=dict)  # what was forgotten of the source task; see `study.keep.forgetting`
+    pretraining: dict[str, Any] = field(default_factory=dict)  # what the backbone's pretraining gave; see `study.start.gain`
     command: str = ""  # repeats this run
     interrupted: str = ""  # what Ctrl-C left out, in a sentence
 
@@ -320,6 +321,52 @@ class Adaptation:
     domains: list[str] = field(default_factory=list)  # names of the source's domains, where there are several
     # where some target labels were given: {"n", "score", "interval", "source_only": {"score", "interval"}, "verdict": fields of Verdict}
     checked: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    interrupted: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Pretraining:
+    """Every number of a pretraining: what the `result.json` of `graft pretrain` holds.
+
+    method: a pretext, or "supervised". start: the backbone that it began with; teachers: those that it learned from. rate: the highest
+    of the layer groups. epochs: played, of planned. seconds: of all it took; training_seconds: of the epochs alone.
+    """
+
+    data: str
+    modality: str
+    n_items: int  # learned from
+    method: str
+    source: str  # of the method
+    start: str
+    teachers: list[str]
+    licence: str  # of the start's weights, "" where none was found or they were random
+    pretrained_on: str  # what the result saw, the start's data with it
+    parameters: int
+    width: int
+    epochs: int
+    planned_epochs: int
+    batch_size: int
+    rate: float
+    seconds: float
+    training_seconds: float
+    # dicts of epoch (0: the start), seconds (of training until then), loss (None at the start), effective_rank, spread (in [0, 1]) and
+    # knn (a share of n_seen items); the last three are None where nobody looked
+    watched: list[dict[str, Any]]
+    n_seen: int
+    # {} or {"epoch" (the first), "words", "at_the_end"}
+    collapse: dict[str, Any]
+    # where there were labels: {"data", "metric", "why", "n", "n_fitted", "start": {"score", "interval"}, "result": {"score", "interval"},
+    # "verdict": fields of Verdict}
+    helped: dict[str, Any]
+    fingerprint: str  # of the result's weights and preprocessing
+    seeds: list[int]
+    versions: dict[str, str]
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     command: str = ""
     interrupted: str = ""
 

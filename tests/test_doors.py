@@ -80,5 +80,7 @@ def test_every_door_opens(name):
 
 
 def test_a_door_that_is_not_there_names_those_that_are():
-    with pytest.raises(AttributeError, match=r"no attribute 'ran', expected one of Adapt, Transfer, check, compare, load, rank, run"):
+    with pytest.raises(
+        AttributeError, match=r"no attribute 'ran', expected one of Adapt, Transfer, check, compare, load, pretrain, rank, run"
+    ):
         graft.ran  # noqa: B018

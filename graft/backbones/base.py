@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from graft.errors import GraftError
+from graft.files import replacing
 
 # A batch and every state between stages: a tensor or a dict of tensors, items along the first axis of each.
 State = torch.Tensor | dict[str, torch.Tensor]
@@ -158,10 +159,14 @@ class Backbone(nn.Module):
                 stage.load_state_dict(theirs[name].state_dict())
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that `checkpoint:FOLDER` loads to the same features."""
+        """Write a folder that `checkpoint:FOLDER` loads to the same features and the same card, which config.json holds as "card"."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._write(self, folder)
+        config = folder / "config.json"
+        held = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+        with replacing(config) as file:
+            json.dump({**held, "card": self.card}, file, indent=1)
 
     def fingerprint(self) -> str:
         """32 hex digits over weights and preprocessing: equal digits, equal features."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from graft.backbones import _folders, _keras, _networks, columns, hf, rows, sentence, signal, tiny, vectors
+from graft.backbones import _doodle, _folders, _keras, _networks, columns, hf, rows, sentence, signal, tiny, vectors
 from graft.backbones.base import Backbone
 from graft.errors import GraftError, near_miss
 
@@ -13,11 +13,12 @@ _ENDINGS = (".safetensors", ".pth", ".th", ".pt", ".bin")
 def load(name: str) -> Backbone:
     """PATH is one of
     - a folder with model.safetensors and a config.json that names the "architecture" (timm's, cifar_resnet20 and the like, tiny:image,
-      tiny:text, vectors, columns:mlp, signal:3), optionally "model_args" for it and timm's "pretrained_cfg" for the preprocessing;
+      tiny:text, doodle, vectors, columns:mlp, signal:3), optionally "model_args" for it and timm's "pretrained_cfg" for the preprocessing;
     - a folder with model.safetensors and an architecture.json, a list of Keras layers (see `_keras.from_tensors`);
     - a Hugging Face or sentence-transformers folder;
     - a .safetensors, .pth, .th, .pt or .bin file of weights, with such a config.json beside it.
-    PATH@ARCHITECTURE names the architecture where no config.json does.
+    PATH@ARCHITECTURE names the architecture where no config.json does. What a config.json holds as "card" (licence, pretrained_on,
+    published, as text) is the backbone's card.
 
     Raises GraftError when there is nothing at PATH, the architecture is not named, or the weights do not fit.
     """
@@ -32,6 +33,19 @@ def load(name: str) -> Backbone:
         )
     folder = path if path.is_dir() else path.parent
     config = _folders.read_json(folder / "config.json") if (folder / "config.json").exists() and not architecture else {}
+    backbone = _loaded(path, folder, config, architecture, shown)
+    if "card" in config:
+        backbone.card = _card(config["card"], folder / "config.json")
+    return backbone
+
+
+def _card(held: Any, path: Path) -> dict[str, str]:
+    if not isinstance(held, dict) or not all(isinstance(text, str) for text in held.values()):
+        raise GraftError(f'{path}: its card is {held!r}, expected names and texts, e.g. {{"licence": "mit", "pretrained_on": "..."}}.')
+    return held
+
+
+def _loaded(path: Path, folder: Path, config: dict[str, Any], architecture: str, shown: str) -> Backbone:
     if str(config.get("architecture")).startswith("rows:"):
         backbone = rows.load(config["architecture"].removeprefix("rows:"))
         backbone.name = shown
@@ -53,6 +67,8 @@ def load(name: str) -> Backbone:
     tensors = _folders.read_tensors(weights)
     if architecture.startswith("tiny:"):
         return _tiny({**config, "architecture": architecture}, tensors, shown)
+    if architecture == _doodle.ARCHITECTURE:
+        return _doodle.from_tensors(config, tensors, shown)
     if architecture.startswith("columns:"):
         return columns.from_folder(config, tensors, shown)
     if architecture.startswith("signal:"):
@@ -85,7 +101,8 @@ def _weights(path: Path, shown: str) -> Path:
     inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
     if found:
         raise GraftError(f"{shown}: holds {len(found)} files of weights ({inside}), expected one. Name the file: checkpoint:{found[0]}")
-    deeper = sorted(entry for entry in path.iterdir() if (entry / "model.safetensors").exists() and (entry / "config.json").exists())
+    below = [*path.glob("*"), *path.glob("*/*")]
+    deeper = sorted(entry for entry in below if (entry / "model.safetensors").exists() and (entry / "config.json").exists())
     hint = f" Did you mean 'checkpoint:{deeper[0]}'?" if deeper else ""
     raise GraftError(f"{shown}: holds {inside}, expected model.safetensors and config.json.{hint}")
 

@@ -18,6 +18,7 @@ from graft.cli.adapt import adapt
 from graft.cli.catalogue import backbone_rows, list_backbones
 from graft.cli.compare import compare
 from graft.cli.options import Backbones, Data, Group, Image, Label, Seed, Split, TaskName, Text, load_labelled
+from graft.cli.pretrain import pretrain
 from graft.cli.rank import rank
 from graft.cli.show import Progress, Rows, number, print_findings, print_table, progress_bar, rate, say, show_warning, span
 from graft.errors import GraftError, UnreadableItems, near_miss
@@ -232,6 +233,8 @@ app.command()(compare)
 
 app.command()(adapt)
 
+app.command()(pretrain)
+
 
 @app.command("list")
 def list_members(
@@ -239,7 +242,7 @@ def list_members(
         str,
         typer.Argument(
             metavar="FAMILY",
-            help="backbones, strategies, metrics, heads, scores, distances, adaptations, validators, estimates or sources.",
+            help="backbones, strategies, metrics, heads, scores, distances, adaptations, validators, estimates, pretexts or sources.",
         ),
     ],
     modality: Annotated[str | None, typer.Option(metavar="NAME", help="Backbones for image or text.")] = None,
@@ -402,6 +405,7 @@ _FAMILIES: dict[str, Callable[[], Rows]] = {
     "adaptations": lambda: _list_registry("graft.shift", "SHIFTS"),
     "validators": lambda: _list_registry("graft.validators", "VALIDATORS"),
     "estimates": lambda: _list_registry("graft.validators", "ESTIMATES"),
+    "pretexts": lambda: _list_registry("graft.pretext", "PRETEXTS"),
     "sources": _list_sources,
 }
 

@@ -31,6 +31,7 @@ _PROBE_ITEMS = 16
 _SPEED_ITEMS = 64
 
 __all__ = [
+    "REFERENCE",
     "RUNTIMES",
     "TAPS",
     "Progress",

@@ -1,12 +1,12 @@
-"""The model card: a Result or an Adaptation as the README.md of the saved model, with the front matter that the Hugging Face hub reads."""
+"""The card: a Result, an Adaptation or a Pretraining as the README.md of what was saved, with the hub's front matter."""
 
 import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from graft.records import Adaptation, Result
-from graft.report import sentences, words
+from graft.records import Adaptation, Pretraining, Result
+from graft.report import pretraining, sentences, words
 
 PIPELINE_TAGS = {
     ("image", "classification"): "image-classification",
@@ -53,6 +53,66 @@ def adaptation_card(adaptation: Adaptation) -> str:
         *_repeat(adaptation.command),
     ]
     return "\n".join(front) + "\n".join(lines)
+
+
+def pretraining_card(record: Pretraining) -> str:
+    """Markdown: what the backbone saw, how it was taught, whether it helped, how its features developed, how to use it."""
+    looks = [row for row in record.watched if row["effective_rank"] is not None]
+    lines = [
+        *_tags(record.licence, record.start, record.modality, "pretraining"),
+        "- pretraining",
+        "---",
+        "",
+        f"# {_cell(record.data or 'A backbone')}",
+        "",
+        f"A backbone for {words.items_name(record.modality)}, made with graft: {_cell(pretraining.made_sentence(record))}",
+        "",
+        *([f"**{_cell(pretraining.collapse_sentence(record))}**", ""] if record.collapse else []),
+        "## Did it help?",
+        "",
+        _cell(pretraining.helped_sentence(record)),
+        "",
+        "## What it saw",
+        "",
+        f"- pretrained on: {_cell(record.pretrained_on)}",
+        f"- began with: {_code(record.start)}; licence of its weights: {_cell(record.licence or 'unknown, or random weights')}",
+        *(f"- teacher: {_code(teacher)}" for teacher in record.teachers),
+        f"- method: {_code(record.method)}, {_cell(record.source)}",
+        f"- {words.plural(record.epochs, 'epoch')} of {words.items(record.n_items, record.modality)} in batches of {record.batch_size}, "
+        f"highest rate {record.rate:.3g}, seed {', '.join(map(str, record.seeds))}, {words.duration(record.training_seconds)} of training",
+        f"- {words.parameters(record.parameters)} parameters, features of {record.width:,} numbers",
+        *([f"- {_cell(record.interrupted)}"] if record.interrupted else []),
+        "",
+        "## What became of its features",
+        "",
+        "| epoch | seconds | loss | effective rank | neighbours of the same class |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row['epoch']} | {row['seconds']:.0f} | {words.number(row['loss'])} | {words.number(row['effective_rank'])} | "
+            f"{words.number(row['knn'])} |"
+            for row in _spread_out(looks, 12)
+        ),
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import graft",
+        "",
+        'model = graft.Transfer("checkpoint:FOLDER").fit(items, labels)  # FOLDER: where this file lies',
+        "```",
+        "",
+        "It was judged, if at all, on items like those that it learned from. For others, measure again before relying on it.",
+        "",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        "",
+        *_repeat(record.command),
+    ]
+    return "\n".join(lines)
+
+
+def _spread_out(rows: Sequence[dict[str, Any]], at_most: int) -> list[dict[str, Any]]:
+    """The first, the last, and some between."""
+    return [rows[place * (len(rows) - 1) // max(1, min(at_most, len(rows)) - 1)] for place in range(min(at_most, len(rows)))]
 
 
 def hub_name(backbone: str) -> str | None:

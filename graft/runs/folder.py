@@ -97,7 +97,7 @@ def begin(out: Path, config: dict[str, Any]) -> bool:
         goes_on = (out / UNFINISHED).is_dir()
         (out / UNFINISHED).mkdir(exist_ok=True)
         for leftover in (out / UNFINISHED).glob(".*"):
-            leftover.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         if not path.exists():
             with replacing(path) as file:
                 yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
@@ -149,24 +149,45 @@ def write(
             csv.writer(file, lineterminator="\n").writerows([header, *predictions])
         with replacing(out / "config.yaml") as file:
             yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
-        _write_model(out / "model", model, card)
+        with replacing_folder(out / "model") as unfinished:
+            model.save(unfinished)
+            (unfinished / "README.md").write_text(card, encoding="utf-8")
         page(out / "report.html")
         # Last: where result.json is, the rest is too.
         with replacing(out / "result.json") as file:
             json.dump(result, file, indent=1, ensure_ascii=False)
 
 
-def _write_model(folder: Path, model: Transfer, card: str) -> None:
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".model."))
+def write_backbone(out: Path, result: dict[str, Any], save: Callable[[Path], None], page: Callable[[Path], None]) -> None:
+    """The folder as a backbone that `checkpoint:` loads, with the page and the numbers beside it. save: writes it into an empty folder."""
+    with writing(out):
+        unfinished = Path(tempfile.mkdtemp(dir=out, prefix=".model."))
+        try:
+            save(unfinished)
+            to_disk(unfinished)
+            for made in sorted(path for path in unfinished.rglob("*") if path.is_file()):
+                place = out / made.relative_to(unfinished)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                made.replace(place)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        page(out / "report.html")
+        with replacing(out / "result.json") as file:
+            json.dump(result, file, indent=1, ensure_ascii=False)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to write into, which takes the place of `folder` at the end, whole or not at all."""
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        model.save(unfinished)
-        (unfinished / "README.md").write_text(card, encoding="utf-8")
+        yield unfinished
         unfinished.chmod(0o755)
         to_disk(unfinished)
-        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".model."))
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         if folder.exists():
             # Moved aside: deleting takes long enough to be killed in.
-            folder.replace(aside / "model")
+            folder.replace(aside / folder.name)
         unfinished.replace(folder)
         shutil.rmtree(aside)
     finally:

@@ -1,0 +1,52 @@
+"""The network to begin with. Heavy: torch."""
+
+from importlib import import_module
+
+from graft.backbones import SOURCES, load_backbone
+from graft.backbones.base import Backbone
+from graft.errors import GraftError
+from graft.pretrain.material import Material
+
+# Where no network comes with the installation: small, and quick on processors.
+_IMAGE = "untrained:timm:mobilenetv3_small_100@96px"
+_TEXT = "sentence:minilm"
+# What may read what: a table's rows are texts, too.
+_READERS = {"image": ("image",), "text": ("text",), "table": ("table", "text"), "signal": ("signal",)}
+
+
+def begun_with(name: str | None, material: Material, seed: int) -> Backbone:
+    """The backbone that is named, else the default for such items. seed: of the weights where they are random.
+
+    Raises GraftError where it reads other items than these.
+    """
+    backbone = _default(material, seed) if name is None else load_backbone(name)
+    if name is not None and name.startswith("untrained:"):
+        backbone.reset(seed)
+    refuse_other_items(backbone, material, "the start")
+    return backbone
+
+
+def refuse_other_items(backbone: Backbone, material: Material, what: str) -> None:
+    if backbone.modality not in _READERS[material.modality]:
+        raise GraftError(
+            f"{what} {backbone.name} reads {backbone.modality}s and {material.name} holds {material.modality}s, expected a backbone for "
+            f"{' or '.join(f'{one}s' for one in _READERS[material.modality])}. Name another one, or leave it out."
+        )
+
+
+def _default(material: Material, seed: int) -> Backbone:
+    if material.modality == "image":
+        if "shipped" in SOURCES:
+            return load_backbone("shipped:image")
+        backbone = load_backbone(_IMAGE)
+        backbone.reset(seed)
+        return backbone
+    if material.modality == "signal":
+        return load_backbone(f"signal:{material.items[0].shape[0]}")
+    if material.modality == "table":
+        if "columns" not in SOURCES:
+            raise GraftError(
+                f"{material.name}: there is no encoder of columns in this graft. Name one that reads rows as texts: --from {_TEXT}"
+            )
+        return import_module("graft.backbones.columns").fresh(material.dataset, seed=seed)
+    return load_backbone(_TEXT)
