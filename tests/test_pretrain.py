@@ -83,7 +83,7 @@ def test_a_run_takes_the_folder_as_a_backbone_and_tells_its_card(tmp_path, quick
 
 def test_labels_are_looked_at_and_not_learned_from(tmp_path, monkeypatch):
     data, seen = str(pictures(tmp_path / "data")), []
-    monkeypatch.setattr(times, "seconds_an_item", lambda play, batch_size, n: 1.0)
+    monkeypatch.setattr(times, "seconds_an_item", lambda play, batch_size, n, **_: 1.0)
     monkeypatch.setattr("graft.pretrain.course.train", lambda *given, **named: seen.append((given, named)) or iter(()))
     with pytest.raises(GraftError, match="nothing was learned"):
         made(data)
@@ -100,7 +100,7 @@ def test_what_is_judged_on_is_never_learned_from(tmp_path, monkeypatch):
     bytes_of = {path: path.read_bytes() for path in data.rglob("*.png")}
     seen = []
     monkeypatch.setattr("graft.pretrain.course.Lesson.play", lambda self, *given, **_: seen.append(self.material) or iter(()))
-    monkeypatch.setattr(times, "seconds_an_item", lambda play, batch_size, n: play(n, print) or 1.0)
+    monkeypatch.setattr(times, "seconds_an_item", lambda play, batch_size, n, **_: play(n, print) or 1.0)
     with pytest.raises(GraftError):
         made(str(data))
     material = seen[0]

@@ -40,6 +40,11 @@ class Lesson:
     teachers: list[Backbone]
     seed: int
 
+    @property
+    def prepares(self) -> bool:
+        """Whether the method reads the items themselves, and no batches of the loop's."""
+        return self.method != SUPERVISED and PRETEXTS[self.method].prepares
+
     def head(self, backbone: Backbone) -> nn.Module:
         """What stands behind the network while it learns from labels, and is thrown away; one number that nobody reads elsewhere."""
         outputs = len(self.material.classes) if self.method == SUPERVISED and self.material.task != "regression" else 1
@@ -87,7 +92,8 @@ class Course:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Within, the items can be read quickly."""
-        if self.material.modality != "image":
+        if self.material.modality != "image" or self.lesson.prepares:
+            # What makes its own views wants all of an image.
             yield
             return
         with packed(self.items, self.backbone.preprocessing, self.unfinished, self.log) as (items, note):
@@ -100,13 +106,13 @@ class Course:
         method, n, batch_size = self.lesson.method, len(self.items), self.lesson.recipe.batch_size
 
         def measured() -> float:
-            def play(first: int, progress: Callable[[Event], None]) -> None:
+            def play(first: int, progress: Callable[[Event], None]) -> float:
                 # Three epochs where one batch holds all items, or nearly: there is but one step in each.
-                rounds = 1 if first >= 2 * batch_size else 3
-                for _ in self.lesson.play(copy.deepcopy(self.backbone), self.items, rounds, None, progress, first):
-                    pass
+                rounds = 3 if first < 2 * batch_size or self.lesson.prepares else 1
+                events = self.lesson.play(copy.deepcopy(self.backbone), self.items, rounds, None, progress, first)
+                return ([0.0] + [event.seconds for event in events if isinstance(event, Epoch)])[-1]
 
-            return times.seconds_an_item(play, batch_size, n)
+            return times.seconds_an_item(play, batch_size, n, whole_epochs=self.lesson.prepares)
 
         def decide() -> int:
             pace = measured()
