@@ -15,6 +15,7 @@ from pretrain_samples import Alike, Taught, Told, pictures, registered, texts
 import graft
 from graft.backbones import load_backbone
 from graft.errors import GraftError
+from graft.pretext import PRETEXTS
 from graft.pretrain import methods, squares, times, watch
 from graft.records import Note, Recipe
 
@@ -212,12 +213,23 @@ def test_signals_are_learned_from_as_arrays_and_files(tmp_path, monkeypatch):
     assert (task, classes, target.tolist()[:5]) == ("classification", ("a", "b"), [0, 1, 0, 1, 1])
 
 
-def test_every_default_is_a_pretext_for_what_it_teaches():
-    from graft.pretext import PRETEXTS
+def test_tables_and_signals_begin_with_an_encoder_of_their_own(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"age": rng.normal(size=60), "work": rng.choice(["a", "b"], 60), "label": ["x", "y"] * 30})
+    table = graft.pretrain(frame, out=tmp_path / "table", epochs=1)
+    assert (table.record.modality, table.record.method) == ("table", "scarf")
+    assert "label" not in table.backbone.preprocessing["columns"] and "age" in table.backbone.preprocessing["columns"]
+    signals = graft.pretrain(rng.normal(size=(20, 3, 64)), out=tmp_path / "signals", epochs=1)
+    assert (signals.record.modality, signals.record.method, signals.record.start) == ("signal", "contrastive_crops", "signal:3")
+    for found, name in ((table, "table"), (signals, "signals")):
+        assert load_backbone(f"checkpoint:{tmp_path / name}").fingerprint() == found.record.fingerprint
 
+
+def test_every_default_is_a_pretext_for_what_it_teaches():
     for modality, name in methods.DEFAULTS.items():
-        if name in PRETEXTS:
-            assert modality in PRETEXTS[name].modalities
+        assert modality in PRETEXTS[name].modalities and name in methods.METHODS
+    # A row of the table that is no method would never be read.
+    assert set(methods.METHODS) <= {*PRETEXTS, methods.SUPERVISED}
 
 
 # -- collapse

@@ -49,7 +49,7 @@ STRATEGIES = {
 }
 
 # What one item of a modality is called.
-ITEMS = {"image": "image", "text": "text", "table": "row"}
+ITEMS = {"image": "image", "text": "text", "table": "row", "signal": "signal"}
 
 
 def metric_name(metric: str) -> str:
