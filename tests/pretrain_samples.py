@@ -20,7 +20,9 @@ class Told(Pretext):
 
     def __init__(self, start):
         super().__init__(start)
-        self.layer = nn.Linear(start.backbone.width, 1)
+        with torch.random.fork_rng():
+            torch.manual_seed(start.seed)
+            self.layer = nn.Linear(start.backbone.width, 1)
 
     def forward(self, seen):
         batch = batch_of(seen)
@@ -34,7 +36,7 @@ class Alike(Told):
     """Draws all features together and nothing apart: what collapses."""
 
     def forward(self, seen):
-        return features_of(seen, batch_of(seen)).square().sum(1).mean()
+        return features_of(seen, batch_of(seen)).var(0, correction=0).sum()
 
 
 class Taught(Told):

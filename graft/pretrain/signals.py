@@ -66,9 +66,10 @@ def _from_file(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     if not path.is_file():
         raise GraftError(f"{path}: there is no such file, expected an .npy or .npz with signals (n, channels, time).")
     try:
-        with np.load(path, allow_pickle=False) as held:
-            if not isinstance(held, np.lib.npyio.NpzFile):
-                return held, None
+        held = np.load(path, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            return held, None
+        with held:
             arrays = {name: held[name] for name in held.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise GraftError(f"{path}: cannot be read ({error}). Write it with np.save(path, array) or np.savez(path, x=array).") from error
