@@ -253,6 +253,7 @@ class Result:
     weights: list[dict[str, Any]] = field(default_factory=list)  # {"backbone", "licence", "pretrained_on", "parameters", "fingerprint"}
     plan: dict[str, Any] = field(default_factory=dict)  # of the chosen model: {"groups": names, input side first, ...fields of Plan}
     keep: dict[str, Any] = field(default_factory=dict)  # what was forgotten of the source task; see `study.keep.forgetting`
+    pretraining: dict[str, Any] = field(default_factory=dict)  # what the backbone's pretraining gave; see `study.start.gain`
     command: str = ""  # repeats this run
     interrupted: str = ""  # what Ctrl-C left out, in a sentence
 

@@ -1,6 +1,7 @@
 """Makes `shipped:image` from the images and the teachers in ../shared: a small network that says what MobileNets say.
 
     python recipes/image.py --shared ../shared --out runs/shipped-image
+    python recipes/image.py --out runs/shipped-image --install  # puts what is there by now into the package, as halves
     python recipes/image.py --shared ../shared --develop        # keeps further classes out, and judges on those
 
 Never seen: hymenoptera, PACS's cartoon domain, and the last 20 classes of Caltech-101, on which benchmarks/shipped.py judges. While the
@@ -24,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from graft.backbones import _networks, load_backbone
+from graft.backbones import _folders, _networks, load_backbone, shipped
 from graft.features import extract
 from graft.records import Phase, Plan, Recipe
 from graft.train import Checkpoints, train
@@ -121,6 +122,19 @@ def development_sets(shared):
     return {"caltech": caltech(shared, last - DEVELOPMENT_CLASSES, last), "art": pacs(shared, "art_painting")}
 
 
+def install(folder, into):
+    """Write a saved backbone where the package looks for it, its matrices as halves: of 1.7 million numbers 3.4 MB.
+
+    The card beside it, README.md, is written by hand: it says how the weights were judged.
+    """
+    tensors = _folders.read_tensors(folder / "model.safetensors")
+    _folders.write_tensors(into / "model.safetensors", {name: one.half() if one.ndim > 1 else one for name, one in tensors.items()})
+    _folders.write_json(into / "config.json", _folders.read_json(folder / "config.json"))
+    size = (into / "model.safetensors").stat().st_size
+    assert size <= 5_000_000 and all(one.half().isfinite().all() for one in tensors.values() if one.ndim > 1), f"{size} bytes"
+    print(f"{into}: {size / 1e6:.2f} MB")
+
+
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
@@ -132,11 +146,15 @@ def parse():
     parser.add_argument("--size-px", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--develop", action="store_true")
+    parser.add_argument("--install", action="store_true")
     return parser.parse_args()
 
 
 def main():
     told = parse()
+    if told.install:
+        install(told.out / "image", shipped.FOLDER / "image")
+        return
     begun = time.perf_counter()
     config = {**CONFIG, "architecture": told.architecture}
     config["pretrained_cfg"] = {**CONFIG["pretrained_cfg"], "input_size": [3, told.size_px, told.size_px]}

@@ -1,6 +1,8 @@
 """Opening one image: whatever is wrong with the bytes is an OSError, and colours are what a viewer shows."""
 
+import copy
 import io
+import pickle
 import zipfile
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image
 
 from graft.errors import GraftError
-from graft.items import ZipEntry, content_key, open_image
+from graft.items import Row, ZipEntry, content_key, open_image
 
 
 def picture(seed=0, size=(64, 48)):
@@ -78,3 +80,20 @@ def test_the_same_content_has_one_key_wherever_it_lies(tmp_path):
     places = [data, str(tmp_path / "a.png"), ZipEntry(str(tmp_path / "b.zip"), "x/b.png"), {"bytes": data, "path": None}]
     assert len({content_key(place, "image") for place in places}) == 1
     assert content_key("a", "text") != content_key("b", "text")
+
+
+def test_a_row_is_its_text_and_keeps_its_cells():
+    row = Row("age: 39; work: private", {"age": 39.0, "work": "private", "note": None})
+    assert isinstance(row, str) and row == "age: 39; work: private" and hash(row) == hash(str(row))
+    for again in (pickle.loads(pickle.dumps(row)), copy.deepcopy(row)):
+        assert type(again) is Row and again == row and again.cells == row.cells
+    # A text backbone keeps the features that it has of the plain text.
+    assert content_key(row, "text") == content_key(str(row), "text")
+
+
+def test_a_row_is_known_by_its_cells_and_not_by_its_rounded_text():
+    text = "pay: 1e+06"
+    one, other = Row(text, {"pay": 1000001.0}), Row(text, {"pay": 1000002.0})
+    assert content_key(one, "table") != content_key(other, "table")
+    assert content_key(Row("", {"a": 1.0, "b": "x"}), "table") == content_key(Row("", {"b": "x", "a": 1.0}), "table")
+    assert content_key(Row("", {"a": "1.0"}), "table") != content_key(Row("", {"a": 1.0}), "table")

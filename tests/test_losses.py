@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from graft.backbones import load_backbone
 from graft.errors import GraftError
 from graft.features import States
-from graft.losses import LOSSES, BatchSpectralShrinkage, BiTuning, CoTuning, Delta, HeadNorm, Seen, Start
+from graft.losses import LOSSES, BatchSpectralShrinkage, BiTuning, CosFace, CoTuning, Delta, HeadNorm, Seen, Start
 from graft.losses.bituning import contrast
 from graft.losses.cotuning import relationship
 from graft.losses.delta import by_place, chosen_stages, strayed
@@ -71,6 +71,24 @@ def test_head_norm_is_half_the_squared_norm():
     expected = 0.5 * sum((weight.detach().numpy() ** 2).sum() for weight in head.parameters())
     assert HeadNorm(start)(seen_of(torch.zeros(1, 32))).item() == pytest.approx(expected)
     assert list(HeadNorm(start).parameters()) == []
+
+
+def test_cosface_is_the_cross_entropy_of_scaled_cosines():
+    """Truth: Wang et al. 2018, equation 4 with m = 0 and s = 16, in numpy; a feature's length does not count."""
+    loss, target = CosFace(start_of(load("text"), ["a", "b", "c"], [0, 1, 2])), np.array([0, 2, 1, 2])
+    features, directions = random(4, 32), loss.directions.detach().numpy()
+    shares = softmax(16 * unit(features) @ unit(directions).T)
+    expected = -np.log(shares[np.arange(4), target]).mean()
+    for length in (1, 7):
+        assert loss(seen_of(tensor(length * features), target=torch.as_tensor(target))).item() == pytest.approx(expected, rel=1e-5)
+    assert (loss.rate(Phase(1, (RATE,), 10 * RATE)), loss.rate(Phase(1, (RATE,), 0.0))) == pytest.approx((10 * RATE, 10 * RATE))
+    assert "cosface with the task regression, expected classification" in CosFace.refusal(load("text"), make_head(1), "regression", None)
+
+
+def test_a_plan_may_ask_for_cosface():
+    plain, asked = (Plan((Phase(4, (RATE,) * load("text").depth, RATE),), losses=losses) for losses in ((), (("cosface", 1.0),)))
+    losses, alone = ([event.loss for event in play("text", plan)[0]] for plan in (asked, plain))
+    assert losses[-1] < 0.6 * losses[0] and losses[0] > 1.5 * alone[0]
 
 
 @pytest.mark.parametrize("layout", ["maps", "maps, channels last", "tokens", "features"])

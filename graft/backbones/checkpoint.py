@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from graft.backbones import _folders, _keras, _networks, columns, hf, rows, sentence, signal, tiny, vectors
+from graft.backbones import _doodle, _folders, _keras, _networks, columns, hf, rows, sentence, signal, tiny, vectors
 from graft.backbones.base import Backbone
 from graft.errors import GraftError, near_miss
 
@@ -13,7 +13,7 @@ _ENDINGS = (".safetensors", ".pth", ".th", ".pt", ".bin")
 def load(name: str) -> Backbone:
     """PATH is one of
     - a folder with model.safetensors and a config.json that names the "architecture" (timm's, cifar_resnet20 and the like, tiny:image,
-      tiny:text, vectors, columns:mlp, signal:3), optionally "model_args" for it and timm's "pretrained_cfg" for the preprocessing;
+      tiny:text, doodle, vectors, columns:mlp, signal:3), optionally "model_args" for it and timm's "pretrained_cfg" for the preprocessing;
     - a folder with model.safetensors and an architecture.json, a list of Keras layers (see `_keras.from_tensors`);
     - a Hugging Face or sentence-transformers folder;
     - a .safetensors, .pth, .th, .pt or .bin file of weights, with such a config.json beside it.
@@ -67,6 +67,8 @@ def _loaded(path: Path, folder: Path, config: dict[str, Any], architecture: str,
     tensors = _folders.read_tensors(weights)
     if architecture.startswith("tiny:"):
         return _tiny({**config, "architecture": architecture}, tensors, shown)
+    if architecture == _doodle.ARCHITECTURE:
+        return _doodle.from_tensors(config, tensors, shown)
     if architecture.startswith("columns:"):
         return columns.from_folder(config, tensors, shown)
     if architecture.startswith("signal:"):

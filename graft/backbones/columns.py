@@ -166,8 +166,8 @@ def _tell(strange: list[str], absent: list[str], told: set[tuple[str, ...]]) -> 
     if key in told or not (strange or absent):
         return
     told.add(key)
-    parts = [f"{', '.join(strange)} of the table are left out, as it was not made with them"] if strange else []
-    parts += [f"{', '.join(absent)} are read as missing, as the table lacks them"] if absent else []
+    parts = [f"left out: {', '.join(strange)}, which it was not made with"] if strange else []
+    parts += [f"read as missing: {', '.join(absent)}, which this table lacks"] if absent else []
     warnings.warn(f"encoder of columns: {'; '.join(parts)}.", stacklevel=4)
 
 

@@ -78,10 +78,9 @@ class _Mix(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(32, 32)
-        self.dropout = nn.Dropout(0.1)
 
     def forward(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {**state, "hidden": state["hidden"] + self.dropout(torch.tanh(self.linear(state["hidden"])))}
+        return {**state, "hidden": state["hidden"] + torch.tanh(self.linear(state["hidden"]))}
 
 
 class _PoolTokens(nn.Module):

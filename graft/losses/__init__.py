@@ -3,6 +3,7 @@
 from graft.losses.adversarial import Adda, Cdan, CdanEntropy, Dann, MarginDisparity
 from graft.losses.base import LOSSES, Added, Other, Seen, Source, Start
 from graft.losses.bituning import BiTuning
+from graft.losses.cosface import CosFace
 from graft.losses.cotuning import CoTuning
 from graft.losses.delta import Delta
 from graft.losses.discrepancy import BatchNuclearNorm, Dan, DeepCoral, Jan, MinimumClassConfusion
@@ -22,6 +23,7 @@ __all__ = [
     "CoTuning",
     "Consistency",
     "ConsistencyBalanced",
+    "CosFace",
     "Dan",
     "Dann",
     "DeepCoral",

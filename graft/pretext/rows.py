@@ -1,12 +1,12 @@
 """What an encoder of columns is taught by rows without labels: hidden cells, and rows whose cells were exchanged. Heavy: torch."""
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from graft.backbones.columns import MISSING, sizes_of
 from graft.losses import Seen, Start
 from graft.pretext.base import PRETEXTS, Pretext, batch_of, features_of
+from graft.pretext.projectors import mlp
 
 Batch = dict[str, torch.Tensor]
 
@@ -30,8 +30,8 @@ class MaskedCells(Pretext):
     def __init__(self, start: Start) -> None:
         super().__init__(start)
         columns, width = start.backbone.preprocessing, start.backbone.width
-        self.n_numbers, self.sizes = len(columns["numbers"]), sizes_of(columns)
-        self.decode = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.n_numbers + sum(self.sizes)))
+        self.sizes = sizes_of(columns)
+        self.decode = mlp(start, (width, width, len(columns["numbers"]) + sum(self.sizes)), normalised=False)
 
     def forward(self, seen: Seen) -> torch.Tensor:
         batch = batch_of(seen)
@@ -52,7 +52,7 @@ class Scarf(Pretext):
 
     def __init__(self, start: Start) -> None:
         super().__init__(start)
-        self.project = nn.Sequential(nn.Linear(start.backbone.width, _WIDTH), nn.ReLU(), nn.Linear(_WIDTH, _WIDTH))
+        self.project = mlp(start, (start.backbone.width, _WIDTH, _WIDTH), normalised=False)
 
     def forward(self, seen: Seen) -> torch.Tensor:
         batch = batch_of(seen)

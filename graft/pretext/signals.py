@@ -1,11 +1,11 @@
 """What a network for signals is taught without labels: hidden spans, and two crops of the same signal. Heavy: torch."""
 
 import torch
-from torch import nn
-from torch.nn import functional
 
 from graft.losses import Seen, Start
 from graft.pretext.base import PRETEXTS, Pretext, batch_of, features_of, run
+from graft.pretext.contrastive import nt_xent
+from graft.pretext.projectors import mlp
 
 Batch = dict[str, torch.Tensor]
 
@@ -30,7 +30,7 @@ class MaskedSegments(Pretext):
         # All stages but the last, which pools, halve the steps.
         self.last = start.backbone.depth - 1
         self.channels, self.steps = start.backbone.preprocessing["channels"], 2**self.last
-        self.decode = nn.Linear(start.backbone.width, self.channels * self.steps)
+        self.decode = mlp(start, (start.backbone.width, self.channels * self.steps))
 
     def forward(self, seen: Seen) -> torch.Tensor:
         batch = batch_of(seen)
@@ -58,14 +58,14 @@ class ContrastiveCrops(Pretext):
     def __init__(self, start: Start) -> None:
         super().__init__(start)
         width = start.backbone.width
-        self.project = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.project = mlp(start, (width, width, width))
 
     def forward(self, seen: Seen) -> torch.Tensor:
         batch = batch_of(seen)
         assert isinstance(batch, dict)
         share = LEAST_CROP + (1 - LEAST_CROP) * torch.rand(()).item()
-        one, other = (self.project(features_of(seen, changed(crop(batch, share)))) for _ in range(2))
-        return nt_xent(one, other, TEMPERATURE)
+        one, other = (features_of(seen, changed(crop(batch, share))) for _ in range(2))
+        return nt_xent(self.project(torch.cat([one, other])), TEMPERATURE)
 
 
 def spans(signal: torch.Tensor) -> torch.Tensor:
@@ -99,11 +99,3 @@ def changed(batch: Batch) -> Batch:
     signal, mask = batch["hidden"], batch["attention_mask"].unsqueeze(-1)
     factor = 1 + SCALE * torch.randn(len(signal), 1, signal.shape[2], device=signal.device)
     return {**batch, "hidden": signal * factor + NOISE * torch.randn_like(signal) * mask}
-
-
-def nt_xent(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Chen et al. 2020, equation 1, its mean over all 2 n: which of the 2 n - 1 others is the same item's, by cosine over temperature."""
-    both = functional.normalize(torch.cat([one, other]), dim=1)
-    logits = (both @ both.T / temperature).fill_diagonal_(-torch.inf)
-    n = len(one)
-    return functional.cross_entropy(logits, torch.arange(2 * n, device=one.device).roll(n))

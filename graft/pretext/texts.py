@@ -4,9 +4,9 @@ import copy
 
 import torch
 from torch import nn
-from torch.nn.functional import cosine_similarity, cross_entropy, gelu, linear, normalize
+from torch.nn.functional import cosine_similarity, cross_entropy, embedding, gelu, linear, normalize
 
-from graft.backbones.base import Backbone, Vocabulary
+from graft.backbones.base import Backbone, State, Vocabulary
 from graft.features import device_of, to_device
 from graft.losses import Seen, Start
 from graft.pretext.base import PRETEXTS, Pretext, batch_of, features_of, run
@@ -16,6 +16,7 @@ _HIDDEN = 0.15  # Devlin et al. 2019, section 3.1, as are the next two
 _MASKED, _RANDOM = 0.8, 0.1
 _TEMPERATURE = 0.05  # Gao et al. 2021, section 3
 _DELETED = 0.6  # Wang et al. 2021, section 4.1
+_ALONE = 0.2  # share of a phase in which what is new learns alone
 _HEAD_WIDTH = 64  # of attention: Vaswani et al. 2017, section 3.2.2
 _DROPOUT = 0.1
 
@@ -23,7 +24,11 @@ Tokens = dict[str, torch.Tensor]
 
 
 class _OfTokens(Pretext):
-    """A pretext that reads and writes tokens, with a small network of its own behind the backbone."""
+    """A pretext that reads and writes tokens, with a small network of its own behind the backbone.
+
+    In the first fifth of a phase that learns alone, as what random weights ask of a pretrained network distorts it: Kumar et al. 2022,
+    arXiv:2202.10054.
+    """
 
     modalities = ("text",)
     batch_size = 32
@@ -37,9 +42,26 @@ class _OfTokens(Pretext):
             refused += "Take one of the sources hf or sentence, e.g. sentence:minilm."
         return refused
 
+    def __init__(self, start: Start) -> None:
+        super().__init__(start)
+        assert start.backbone.vocabulary is not None, "refusal has spoken"
+        # In a tuple: its table is the backbone's.
+        self._vocabulary = (start.backbone.vocabulary,)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._vocabulary[0]
+
     def rate(self, phase: Phase) -> float:
         """At the highest rate, as from random weights, however slowly a pretrained network moves."""
         return max(self.highest_rate, *phase.lr)
+
+    def read(self, seen: Seen, batch: Tokens, stop: int | None) -> tuple[State, torch.Tensor]:
+        """What the network gives of a batch, and its table of tokens; both without gradients as long as what is new learns alone."""
+        alone = seen.progress < _ALONE
+        with torch.set_grad_enabled(not alone):
+            state = run(seen, batch, stop)
+        return state, self.vocabulary.table.weight.detach() if alone else self.vocabulary.table.weight
 
 
 @PRETEXTS.add("Devlin et al. 2019, arXiv:1810.04805, sections 3.1 and A.1", name="masked_language")
@@ -62,17 +84,16 @@ class MaskedLanguage(_OfTokens):
 
     def __init__(self, start: Start) -> None:
         super().__init__(start)
-        self._vocabulary = (vocabulary_of(start.backbone),)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(start.seed)
-            self.guess = Guess(tokens_width(start.backbone), self._vocabulary[0].table).to(start.target.device)
+            self.guess = Guess(tokens_width(start.backbone), self.vocabulary.table).to(start.target.device)
 
     def forward(self, seen: Seen) -> torch.Tensor:
-        batch, (vocabulary,) = tokens_of(seen), self._vocabulary
-        shown, hidden = hide(batch, vocabulary)
-        state = run(seen, shown, stop=-1)
+        batch = tokens_of(seen)
+        shown, hidden = hide(batch, self.vocabulary)
+        state, table = self.read(seen, shown, stop=-1)
         assert isinstance(state, dict), "the stage before the pooling gives tokens"
-        return told(seen, self.guess, state["hidden"][hidden], batch["input_ids"][hidden])
+        return told(seen, self.guess, state["hidden"][hidden], table, batch["input_ids"][hidden])
 
 
 @PRETEXTS.add("Gao et al. 2021, arXiv:2104.08821, equation 4", name="simcse")
@@ -108,24 +129,23 @@ class Tsdae(_OfTokens):
 
     def __init__(self, start: Start) -> None:
         super().__init__(start)
-        self._vocabulary = (vocabulary_of(start.backbone),)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(start.seed)
-            self.decoder = Decoder(start.backbone.width, self._vocabulary[0].table).to(start.target.device)
+            self.decoder = Decoder(start.backbone.width, self.vocabulary.table).to(start.target.device)
 
     def forward(self, seen: Seen) -> torch.Tensor:
-        batch, (vocabulary,) = tokens_of(seen), self._vocabulary
-        features = features_of(seen, without(batch, vocabulary))
+        batch = tokens_of(seen)
+        features, table = self.read(seen, without(batch, self.vocabulary), stop=None)
+        assert isinstance(features, torch.Tensor), "the last stage pools"
         with torch.autocast(features.device.type, torch.bfloat16, enabled=seen.bf16):
-            hidden = self.decoder(features, batch["input_ids"][:, :-1])
+            hidden = self.decoder(features, batch["input_ids"][:, :-1], table)
         there = batch["attention_mask"][:, 1:].bool()
-        return told(seen, self.decoder.guess, hidden[there], batch["input_ids"][:, 1:][there])
+        return told(seen, self.decoder.guess, hidden[there], table, batch["input_ids"][:, 1:][there])
 
 
 @PRETEXTS.add("Li & Hoiem 2016, arXiv:1606.09282, section 3, on features as Romero et al. 2015, arXiv:1412.6550", name="keep_features")
 class KeepFeatures(Pretext):
-    """1 - the cosine of a text's features and those that the starting network gives, mean over texts: what stands beside a pretext to keep
-    what was known.
+    """Keeps what was known: 1 - the cosine of a text's features and those that the starting network gives, the mean over texts.
 
     Differs: both papers hold what the old network gives on new items, as here; the first as probabilities, the second as squares.
     """
@@ -148,23 +168,22 @@ class KeepFeatures(Pretext):
 
 
 class Guess(nn.Module):
-    """Vectors of tokens (k, d) -> logits (k, tokens), by a table of tokens that is another's."""
+    """Vectors of tokens (k, d) and the table of all tokens (m, e) -> logits (k, m). table: as at the start."""
 
     def __init__(self, width: int, table: nn.Embedding) -> None:
         super().__init__()
         self.layer = nn.Linear(width, table.embedding_dim)
         self.norm = nn.LayerNorm(table.embedding_dim)
         self.bias = nn.Parameter(torch.zeros(table.num_embeddings))
-        self._table = (table,)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return linear(self.norm(gelu(self.layer(hidden))), self._table[0].weight, self.bias)
+    def forward(self, hidden: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        return linear(self.norm(gelu(self.layer(hidden))), table, self.bias)
 
 
 class Decoder(nn.Module):
-    """Features (n, d) and the tokens so far (n, t) -> what is known of each next one (n, t, e), e wide as the table of tokens.
+    """Features (n, d), the tokens so far (n, t) and the table of all tokens (m, e) -> what is known of each next one (n, t, e).
 
-    Positions are sines (Vaswani et al. 2017, section 3.5), so that a text may have any length.
+    Positions are sines (Vaswani et al. 2017, section 3.5), so that a text may have any length. table: as at the start.
     """
 
     def __init__(self, width: int, table: nn.Embedding) -> None:
@@ -175,13 +194,11 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(inner)
         self.layer = nn.TransformerDecoderLayer(inner, heads, 4 * inner, _DROPOUT, "gelu", batch_first=True)
         self.guess = Guess(inner, table)
-        self._table = (table,)
 
-    def forward(self, features: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         length = ids.shape[1]
         later = torch.ones(length, length, dtype=torch.bool, device=ids.device).triu(1)
-        embedded = self._table[0](ids)
-        before = self.norm(embedded + sines(length, embedded.shape[-1]).to(embedded))
+        before = self.norm(embedding(ids, table) + sines(length, table.shape[1]).to(table))
         # Padding stands last, where no token that counts looks.
         return self.layer(before, self.memory(features).unsqueeze(1), tgt_mask=later)
 
@@ -190,11 +207,6 @@ def sines(length: int, width: int) -> torch.Tensor:
     """(length, width) of positions, as Vaswani et al. 2017, section 3.5: sines in even places, cosines in odd ones."""
     angles = torch.arange(length)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width]
-
-
-def vocabulary_of(backbone: Backbone) -> Vocabulary:
-    assert backbone.vocabulary is not None, "refusal has spoken"
-    return backbone.vocabulary
 
 
 def tokens_of(seen: Seen) -> Tokens:
@@ -255,10 +267,10 @@ def without(batch: Tokens, vocabulary: Vocabulary) -> Tokens:
     return {**shorter, "attention_mask": kept.long().gather(1, order)}
 
 
-def told(seen: Seen, guess: nn.Module, hidden: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def told(seen: Seen, guess: Guess, hidden: torch.Tensor, table: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of tokens (k,) by their vectors (k, d); zero where there are none."""
     with torch.autocast(hidden.device.type, torch.bfloat16, enabled=seen.bf16):
-        logits = guess(hidden)
+        logits = guess(hidden, table)
     return cross_entropy(logits.float(), truth, reduction="sum") / max(1, len(truth))
 
 

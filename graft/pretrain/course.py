@@ -26,6 +26,7 @@ from graft.train import Checkpoints, train
 from graft.train.layer import torch_head
 
 LATEST = "latest"  # a backbone below `unfinished`: the weights as they are by now
+_LOCAL = ("checkpoint", "columns", "vectors")
 _SHARE_OF_TIME = 0.02  # that goes into writing it
 _SUPERVISED_SOURCE = "Yosinski et al. 2014, arXiv:1411.1792"
 
@@ -213,10 +214,12 @@ class Course:
         # The folder's own name: where it lay on this machine is nobody else's business.
         data = Path(material.name).name if Path(material.name).exists() else material.name
         saw = f"{words.items(len(material.items), material.modality)} of {data} ({self.lesson.method})"
+        # What lies in a folder of one's own, or was made of a table, no name brings back elsewhere.
+        card = {} if self.start.partition(":")[0] in _LOCAL else {"start": self.start}
         if methods.is_untrained(self.backbone):
-            return {"pretrained_on": saw}
+            return {**card, "pretrained_on": saw}
         before = begun.get("pretrained_on") or f"what {self.start} saw"
-        return {**{name: text for name, text in begun.items() if name == "licence"}, "pretrained_on": f"{before}, then {saw}"}
+        return {**card, **{name: text for name, text in begun.items() if name == "licence"}, "pretrained_on": f"{before}, then {saw}"}
 
     def _write_latest(self) -> None:
         """The weights by now as a backbone that can be looked at, where enough time has passed since the last one."""

@@ -76,6 +76,7 @@ def render(result: Result, mistakes: Sequence[Mistake], fold_scores: Mapping[str
         plan=plan_chart.page_chart(result.plan) if result.plan else "",
         curve=_curve(result, series),
         forgotten=plots.interval_rows(_forgotten(result)) if result.keep else "",
+        pretraining=plots.interval_rows(_pretraining(result)) if "change" in result.pretraining else "",
         matrix=_matrix(result),
         pairs=_pairs(result),
         per_class=sorted(result.per_class, key=lambda row: row["f1"]),
@@ -149,6 +150,16 @@ def _forgotten(result: Result) -> list[plots.Mark]:
             note = f"change {words.signed(change['effect'])}, {words.span(change['interval'], sign=True)}"
             marks.append(plots.Mark(label, kept[name]["score"], tuple(kept[name]["interval"]), 0, note))
     return marks
+
+
+def _pretraining(result: Result) -> list[plots.Mark]:
+    """A head on the features of the start and of what became of it."""
+    told, change = result.pretraining, result.pretraining["change"]
+    note = f"change {words.signed(change['effect'])}, {words.span(change['interval'], sign=True)}"
+    return [
+        plots.Mark(told["start"], told["before"]["score"], tuple(told["before"]["interval"]), None, "where it began"),
+        plots.Mark(result.backbone, told["after"]["score"], tuple(told["after"]["interval"]), 0, note),
+    ]
 
 
 def _chosen_among(rows: Sequence[Mapping[str, Any]], note: Callable[[Row], str], is_chosen: Callable[[Row], bool]) -> str:

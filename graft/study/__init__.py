@@ -129,7 +129,7 @@ def run(
         course.choose()
         course.judge()
         course.control()
-        course.forget(source)
+        course.look_back(source)
 
         judged = course.judged
         scores = {name: judged.scores(name) for name in judged.outputs}

@@ -1,4 +1,4 @@
-"""The course of a study, step by step: plan the time, rank, afford, choose, judge, control, forget. Writes no result."""
+"""The course of a study, step by step: plan the time, rank, afford, choose, judge, control, look back. Writes no result."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from graft.study.curve import label_curve
 from graft.study.judge import TRANSFER, Judged, Parts, judge_classical, judge_scratch, judge_transfer, parts
 from graft.study.keep import forgetting
 from graft.study.material import Candidate, Choice, Material
+from graft.study.start import gain
 from graft.study.times import Clock, affordable
 from graft.transfer import Transfer
 
@@ -54,8 +55,9 @@ class Course:
     controls: dict[str, dict[str, Any]] = field(init=False)
     curve: dict[str, Any] = field(init=False)
     verdict: Verdict = field(init=False)
-    # and by forget.
+    # and by look_back.
     kept: dict[str, Any] = field(init=False)
+    pretraining: dict[str, Any] = field(init=False)
 
     @property
     def material(self) -> Material:
@@ -171,9 +173,12 @@ class Course:
         self.verdict = self.judged.verdict(self.judged.better_control())
         self.log.note(str(self.verdict))
 
-    def forget(self, source: Dataset | None) -> None:
-        """What the model forgot of the source task, where one was named."""
+    def look_back(self, source: Dataset | None) -> None:
+        """What the model forgot of the source task, where one was named; what a pretraining gave, where its card says where it began."""
         start = self.material.backbones[self.chosen.backbone]
+        self.pretraining = gain(self.material.dataset, start, self.cut, self.material.metric, seed=self.material.seed, progress=self.log)
+        if self.pretraining:
+            self.log.note(self.pretraining["sentence"])
         self.kept = {} if source is None else forgetting(source, start, self.model, seed=self.material.seed, progress=self.log)
         if self.kept:
             self.log.note(self.kept["sentence"])

@@ -54,9 +54,9 @@ def forgetting(source: Dataset, start: Backbone, model: Transfer, *, seed: int =
         features[SAME] = features[ANEW] = extract(model.backbone_, source.items, cache=False, progress=progress)
     judged.outputs = {name: [] for name in features}
     for train, test in cut.folds:
-        heads = {BEFORE: _head(material, features[BEFORE], train)}
+        heads = {BEFORE: solved(material, features[BEFORE], train)}
         if model.tuned_:
-            heads |= {SAME: heads[BEFORE], ANEW: _head(material, features[ANEW], train)}
+            heads |= {SAME: heads[BEFORE], ANEW: solved(material, features[ANEW], train)}
         for name, head in heads.items():
             judged.outputs[name].append(head.outputs(features[name][test]))
     before = judged.score(BEFORE)
@@ -79,7 +79,8 @@ def forgetting(source: Dataset, start: Backbone, model: Transfer, *, seed: int =
     return found
 
 
-def _head(material: Material, features: np.ndarray, index: np.ndarray) -> Any:
+def solved(material: Material, features: np.ndarray, index: np.ndarray) -> Any:
+    """A head on the features (n, d) of the items in index."""
     settings = {"n_classes": len(material.dataset.classes) or None, "seed": material.seed, "blocks": material.blocks_of(index)}
     return fit_head(features[index], material.target[index], material.task, **settings)
 

@@ -52,6 +52,7 @@ def result(course: Course, command: str) -> Result:
         weights=[_weights(material, name) for name in names],
         plan={"groups": list(material.backbones[course.chosen.backbone].stage_names), **asdict(course.model.plan_)},
         keep=course.kept,
+        pretraining=course.pretraining,
         command=command or call,
         interrupted=interrupted,
     )
