@@ -33,10 +33,12 @@ class Told(Pretext):
 
 
 class Alike(Told):
-    """Draws all features together and nothing apart: what collapses."""
+    """Draws the features of all items to one point, and nothing apart: what collapses."""
+
+    highest_rate = 1.0
 
     def forward(self, seen):
-        return features_of(seen, batch_of(seen)).var(0, correction=0).sum()
+        return (features_of(seen, batch_of(seen)) - 100).square().mean()
 
 
 class Taught(Told):

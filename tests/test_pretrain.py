@@ -235,9 +235,11 @@ def test_every_default_is_a_pretext_for_what_it_teaches():
 # -- collapse
 
 
-def test_collapse_is_named_when_it_happens():
-    notes = []
-    record = made(texts(), method="alike", epochs=60, recipe={"schedule": "constant"}, progress=notes.append).record
+def test_collapse_is_named_when_it_happens(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "_SHARE_OF_TIME", np.inf)
+    notes, data = [], str(pictures(tmp_path / "data", n=15))
+    record = made(data, method="alike", epochs=40, recipe={"schedule": "constant", "precision": "fp32"}, progress=notes.append).record
+    assert 1 < record.collapse["epoch"] < 40
     (told,) = [event.text for event in notes if isinstance(event, Note) and event.text.startswith("collapse")]
     assert f"collapse in epoch {record.collapse['epoch']}" in told and "vicreg" in told
     assert record.collapse["at_the_end"]
