@@ -40,7 +40,7 @@ def test_the_folder_is_a_backbone_with_its_card_its_page_and_every_number(tmp_pa
     assert left == {"report.html", "result.json", "config.yaml", "log.txt", "README.md", "config.json", "model.safetensors", ".lock"}
     again = load_backbone(f"checkpoint:{tmp_path / 'out'}")
     assert again.fingerprint() == found.backbone.fingerprint() == found.record.fingerprint != load_backbone("tiny:image").fingerprint()
-    assert again.card == found.backbone.card == {"pretrained_on": "48 images of data (told)"}
+    assert again.card == found.backbone.card == {"start": "tiny:image", "pretrained_on": "48 images of data (told)"}
     result = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
     assert result == json.loads(json.dumps(found.record.to_dict()))
     assert (result["n_items"], result["helped"]["n"], result["epochs"], result["start"]) == (48, 12, 2, "tiny:image")
@@ -357,7 +357,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(tmp_path):
         assert [process.stdout.readline().strip() for _ in range(3)] == ["0", "1", "2"]
         process.kill()
     latest = load_backbone(f"checkpoint:{tmp_path / 'killed' / 'unfinished' / 'latest'}")
-    assert latest.card == {"pretrained_on": "40 texts of list of 40 items (told)"}
+    assert latest.card == {"start": "tiny:text", "pretrained_on": "40 texts of list of 40 items (told)"}
     with pytest.raises(GraftError, match=r"Did you mean 'checkpoint:.*unfinished/latest'"):
         load_backbone(f"checkpoint:{tmp_path / 'killed'}")
     told = []
