@@ -20,7 +20,9 @@ class Told(Pretext):
 
     def __init__(self, start):
         super().__init__(start)
-        self.layer = nn.Linear(start.backbone.width, 1)
+        with torch.random.fork_rng():
+            torch.manual_seed(start.seed)
+            self.layer = nn.Linear(start.backbone.width, 1)
 
     def forward(self, seen):
         batch = batch_of(seen)
@@ -31,10 +33,12 @@ class Told(Pretext):
 
 
 class Alike(Told):
-    """Draws all features together and nothing apart: what collapses."""
+    """Draws the features of all items to one point, and nothing apart: what collapses."""
+
+    highest_rate = 1.0
 
     def forward(self, seen):
-        return features_of(seen, batch_of(seen)).square().sum(1).mean()
+        return (features_of(seen, batch_of(seen)) - 100).square().mean()
 
 
 class Taught(Told):

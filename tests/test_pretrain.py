@@ -15,6 +15,7 @@ from pretrain_samples import Alike, Taught, Told, pictures, registered, texts
 import graft
 from graft.backbones import load_backbone
 from graft.errors import GraftError
+from graft.pretext import PRETEXTS
 from graft.pretrain import methods, squares, times, watch
 from graft.records import Note, Recipe
 
@@ -39,7 +40,7 @@ def test_the_folder_is_a_backbone_with_its_card_its_page_and_every_number(tmp_pa
     assert left == {"report.html", "result.json", "config.yaml", "log.txt", "README.md", "config.json", "model.safetensors", ".lock"}
     again = load_backbone(f"checkpoint:{tmp_path / 'out'}")
     assert again.fingerprint() == found.backbone.fingerprint() == found.record.fingerprint != load_backbone("tiny:image").fingerprint()
-    assert again.card == found.backbone.card == {"pretrained_on": "48 images of data (told)"}
+    assert again.card == found.backbone.card == {"start": "tiny:image", "pretrained_on": "48 images of data (told)"}
     result = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
     assert result == json.loads(json.dumps(found.record.to_dict()))
     assert (result["n_items"], result["helped"]["n"], result["epochs"], result["start"]) == (48, 12, 2, "tiny:image")
@@ -83,7 +84,7 @@ def test_a_run_takes_the_folder_as_a_backbone_and_tells_its_card(tmp_path, quick
 
 def test_labels_are_looked_at_and_not_learned_from(tmp_path, monkeypatch):
     data, seen = str(pictures(tmp_path / "data")), []
-    monkeypatch.setattr(times, "seconds_an_item", lambda play, batch_size, n: 1.0)
+    monkeypatch.setattr(times, "seconds_an_item", lambda play, batch_size, n, **_: 1.0)
     monkeypatch.setattr("graft.pretrain.course.train", lambda *given, **named: seen.append((given, named)) or iter(()))
     with pytest.raises(GraftError, match="nothing was learned"):
         made(data)
@@ -100,7 +101,7 @@ def test_what_is_judged_on_is_never_learned_from(tmp_path, monkeypatch):
     bytes_of = {path: path.read_bytes() for path in data.rglob("*.png")}
     seen = []
     monkeypatch.setattr("graft.pretrain.course.Lesson.play", lambda self, *given, **_: seen.append(self.material) or iter(()))
-    monkeypatch.setattr(times, "seconds_an_item", lambda play, batch_size, n: play(n, print) or 1.0)
+    monkeypatch.setattr(times, "seconds_an_item", lambda play, batch_size, n, **_: play(n, print) or 1.0)
     with pytest.raises(GraftError):
         made(str(data))
     material = seen[0]
@@ -182,7 +183,7 @@ def test_supervised_learns_from_labels_and_leaves_the_head_behind(tmp_path):
     found = graft.pretrain(frame, start="tiny:text", label="kind", epochs=8, recipe={"batch_size": 16})
     assert (found.record.method, found.record.batch_size) == ("supervised", 16)
     assert found.record.helped["result"]["score"] >= 0.9
-    assert found.record.watched[-1]["loss"] < 0.5 * found.record.watched[1]["loss"]
+    assert found.record.watched[-1]["loss"] < 0.7 * found.record.watched[1]["loss"]
 
 
 def test_a_regression_is_learned_from_too():
@@ -212,20 +213,33 @@ def test_signals_are_learned_from_as_arrays_and_files(tmp_path, monkeypatch):
     assert (task, classes, target.tolist()[:5]) == ("classification", ("a", "b"), [0, 1, 0, 1, 1])
 
 
-def test_every_default_is_a_pretext_for_what_it_teaches():
-    from graft.pretext import PRETEXTS
+def test_tables_and_signals_begin_with_an_encoder_of_their_own(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"age": rng.normal(size=60), "work": rng.choice(["a", "b"], 60), "label": ["x", "y"] * 30})
+    table = graft.pretrain(frame, out=tmp_path / "table", epochs=1)
+    assert (table.record.modality, table.record.method) == ("table", "scarf")
+    assert [list(table.backbone.preprocessing[kind]) for kind in ("numbers", "categories")] == [["age"], ["work"]]
+    signals = graft.pretrain(rng.normal(size=(20, 3, 64)), out=tmp_path / "signals", epochs=1)
+    assert (signals.record.modality, signals.record.method, signals.record.start) == ("signal", "contrastive_crops", "signal:3")
+    for found, name in ((table, "table"), (signals, "signals")):
+        assert load_backbone(f"checkpoint:{tmp_path / name}").fingerprint() == found.record.fingerprint
 
+
+def test_every_default_is_a_pretext_for_what_it_teaches():
     for modality, name in methods.DEFAULTS.items():
-        if name in PRETEXTS:
-            assert modality in PRETEXTS[name].modalities
+        assert modality in PRETEXTS[name].modalities and name in methods.METHODS
+    # A row of the table that is no method would never be read.
+    assert set(methods.METHODS) <= {*PRETEXTS, methods.SUPERVISED}
 
 
 # -- collapse
 
 
-def test_collapse_is_named_when_it_happens():
-    notes = []
-    record = made(texts(), method="alike", epochs=60, recipe={"schedule": "constant"}, progress=notes.append).record
+def test_collapse_is_named_when_it_happens(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "_SHARE_OF_TIME", np.inf)
+    notes, data = [], str(pictures(tmp_path / "data", n=15))
+    record = made(data, method="alike", epochs=40, recipe={"schedule": "constant", "precision": "fp32"}, progress=notes.append).record
+    assert 1 < record.collapse["epoch"] < 40
     (told,) = [event.text for event in notes if isinstance(event, Note) and event.text.startswith("collapse")]
     assert f"collapse in epoch {record.collapse['epoch']}" in told and "vicreg" in told
     assert record.collapse["at_the_end"]
@@ -279,11 +293,15 @@ def test_a_budget_gives_as_many_epochs_as_fit():
         times.fitting(20, 10, 30, 5)
 
 
-def test_a_budget_is_planned_and_kept_to(tmp_path):
+def test_a_budget_is_planned_and_kept_to(tmp_path, monkeypatch):
     notes = []
-    record = made(texts(200), tmp_path / "out", epochs=None, budget="6s", progress=notes.append).record
-    assert record.planned_epochs == record.epochs > 3 and record.seconds < 9
-    assert any(isinstance(event, Note) and f"plan: {record.epochs} epochs" in event.text and "of 6.0 s" in event.text for event in notes)
+    # An epoch of 40 texts is taken to last 10 s.
+    monkeypatch.setattr(times, "seconds_an_item", lambda *_, **__: 0.25)
+    record = made(texts(), tmp_path / "out", epochs=None, budget="100s", progress=notes.append).record
+    assert 1 < record.planned_epochs == record.epochs <= 8
+    assert any(
+        isinstance(event, Note) and f"plan: {record.epochs} epochs" in event.text and "of 1 min 40 s" in event.text for event in notes
+    )
 
 
 def test_the_pace_is_measured_where_one_batch_holds_all_items():
@@ -339,7 +357,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(tmp_path):
         assert [process.stdout.readline().strip() for _ in range(3)] == ["0", "1", "2"]
         process.kill()
     latest = load_backbone(f"checkpoint:{tmp_path / 'killed' / 'unfinished' / 'latest'}")
-    assert latest.card == {"pretrained_on": "40 texts of list of 40 items (told)"}
+    assert latest.card == {"start": "tiny:text", "pretrained_on": "40 texts of list of 40 items (told)"}
     with pytest.raises(GraftError, match=r"Did you mean 'checkpoint:.*unfinished/latest'"):
         load_backbone(f"checkpoint:{tmp_path / 'killed'}")
     told = []

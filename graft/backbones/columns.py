@@ -30,7 +30,8 @@ _HEADS = 8
 class Typed(Protocol):
     """What `fresh` reads of a `graft.data.Dataset`: each column has `kind`, `values` and, where it holds categories, those."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def columns(self) -> Mapping[str, Any]: ...

@@ -41,6 +41,11 @@ class Lesson:
     teachers: list[Backbone]
     seed: int
 
+    @property
+    def prepares(self) -> bool:
+        """Whether the method reads the items themselves, and no batches of the loop's."""
+        return self.method != SUPERVISED and PRETEXTS[self.method].prepares
+
     def head(self, backbone: Backbone) -> nn.Module:
         """What stands behind the network while it learns from labels, and is thrown away; one number that nobody reads elsewhere."""
         outputs = len(self.material.classes) if self.method == SUPERVISED and self.material.task != "regression" else 1
@@ -88,7 +93,8 @@ class Course:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Within, the items can be read quickly."""
-        if self.material.modality != "image":
+        if self.material.modality != "image" or self.lesson.prepares:
+            # What makes its own views wants all of an image.
             yield
             return
         with packed(self.items, self.backbone.preprocessing, self.unfinished, self.log) as (items, note):
@@ -101,26 +107,29 @@ class Course:
         method, n, batch_size = self.lesson.method, len(self.items), self.lesson.recipe.batch_size
 
         def measured() -> float:
-            def play(first: int, progress: Callable[[Event], None]) -> None:
-                # Three epochs where one batch holds all items, or nearly: there is but one step in each.
-                rounds = 1 if first >= 2 * batch_size else 3
-                for _ in self.lesson.play(copy.deepcopy(self.backbone), self.items, rounds, None, progress, first):
-                    pass
+            def play(first: int, progress: Callable[[Event], None]) -> float:
+                # Two epochs where one batch holds all items, or nearly: there is but one step in each.
+                rounds = 2 if first < 2 * batch_size or self.lesson.prepares else 1
+                events = self.lesson.play(copy.deepcopy(self.backbone), self.items, rounds, None, progress, first)
+                return ([0.0] + [event.seconds for event in events if isinstance(event, Epoch)])[-1]
 
-            return times.seconds_an_item(play, batch_size, n)
+            return times.seconds_an_item(play, batch_size, n, whole_epochs=self.lesson.prepares)
 
         def decide() -> int:
-            pace = measured()
-            looked = 0 if self.material.judged is None else len(self.material.judged.fitted_target) + len(self.material.judged.held_target)
-            one, look = pace * n, times.look_seconds(pace, looked)
+            learned = f"of {method} on {words.items(n, self.material.modality)}"
+            if budget is None:
+                wanted = epochs or methods.default_epochs(method, self.backbone)
+                self.log.say(f"plan: {words.plural(wanted, 'epoch')} {learned}")
+                return wanted
+            one = measured() * n
+            judged = self.material.judged
+            look = 0.0 if judged is None else times.look_seconds(one / n, len(judged.fitted_target) + len(judged.held_target))
             spent = time.perf_counter() - self.begun
-            wanted = epochs or methods.default_epochs(method, self.backbone)
-            if budget is not None:
-                wanted = times.fitting(budget, spent, one, look)
+            wanted = times.fitting(budget, spent, one, look)
             total = spent + 2 * look + one * wanted * 1.05
             self.log.say(
-                f"plan: {words.plural(wanted, 'epoch')} of {method} on {words.items(n, self.material.modality)}, about "
-                f"{words.duration(one)} each, {words.duration(total)} in all" + (f" of {words.duration(budget)}" if budget else "")
+                f"plan: {words.plural(wanted, 'epoch')} {learned}, about {words.duration(one)} each, {words.duration(total)} in all of "
+                f"{words.duration(budget)}"
             )
             return wanted
 
@@ -142,8 +151,12 @@ class Course:
                 self.log.say(event.text)
             elif isinstance(event, Epoch):
                 self.played = event.epoch + 1
-                if self.watch.epoch(event, self.backbone, last=self.played == self.epochs):
+                left = self.epochs - self.played
+                if self.watch.epoch(event, self.backbone, last=not left):
                     self._write_latest()
+                    if self.played == 1 and left:
+                        told = words.duration(left * event.seconds)
+                        self.log.say(f"an epoch takes {words.duration(event.seconds)}: about {told} for the {left} that are left")
         if not self.played:
             raise times.Interrupted("interrupted within the first epoch: nothing was learned yet. The same command begins anew.")
         if self.path:

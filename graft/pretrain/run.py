@@ -102,7 +102,10 @@ def pretrain(
             "versions": versions(),
         }
         if path:
-            log.open(path / "log.txt", processes.from_first(folder.begin(path, config) if processes.first() else False))
+            goes_on = processes.from_first(folder.begin(path, config) if processes.first() else False)
+            begun -= log.open(path / "log.txt", goes_on)
+            if goes_on:
+                log.say("going on with a pretraining that was interrupted")
         log.note(f"{material.name}: {len(material.items)} {material.modality}s to learn from, {name} from {backbone.name}")
         with folder.taken_back(path):
             course = Course(lesson, backbone, path, log, begun)

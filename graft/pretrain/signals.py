@@ -67,7 +67,7 @@ def _from_file(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise GraftError(f"{path}: there is no such file, expected an .npy or .npz with signals (n, channels, time).")
     try:
         held = np.load(path, allow_pickle=False)
-        if not isinstance(held, np.lib.npyio.NpzFile):
+        if isinstance(held, np.ndarray):
             return held, None
         with held:
             arrays = {name: held[name] for name in held.files}

@@ -1,13 +1,12 @@
 """The network to begin with. Heavy: torch."""
 
-from importlib import import_module
-
-from graft.backbones import SOURCES, load_backbone
+from graft.backbones import columns, load_backbone, shipped
 from graft.backbones.base import Backbone
 from graft.errors import GraftError
 from graft.pretrain.material import Material
 
-# Where no network comes with the installation: small, and quick on processors.
+_SHIPPED = "image"
+# Where that is not installed: small, and quick on processors.
 _IMAGE = "untrained:timm:mobilenetv3_small_100@96px"
 _TEXT = "sentence:minilm"
 # What may read what: a table's rows are texts, too.
@@ -35,18 +34,13 @@ def refuse_other_items(backbone: Backbone, material: Material, what: str) -> Non
 
 
 def _default(material: Material, seed: int) -> Backbone:
-    if material.modality == "image":
-        if "shipped" in SOURCES:
-            return load_backbone("shipped:image")
-        backbone = load_backbone(_IMAGE)
-        backbone.reset(seed)
-        return backbone
-    if material.modality == "signal":
-        return load_backbone(f"signal:{material.items[0].shape[0]}")
+    if material.modality == "text":
+        return load_backbone(_TEXT)
     if material.modality == "table":
-        if "columns" not in SOURCES:
-            raise GraftError(
-                f"{material.name}: there is no encoder of columns in this graft. Name one that reads rows as texts: --from {_TEXT}"
-            )
-        return import_module("graft.backbones.columns").fresh(material.dataset, seed=seed)
-    return load_backbone(_TEXT)
+        assert material.dataset is not None, "tables are data sets"
+        return columns.fresh(material.dataset, seed=seed)
+    if material.modality == "image" and _SHIPPED in shipped.names():
+        return load_backbone(f"shipped:{_SHIPPED}")
+    backbone = load_backbone(_IMAGE if material.modality == "image" else f"signal:{len(material.items[0])}")
+    backbone.reset(seed)
+    return backbone

@@ -25,8 +25,9 @@ class Interrupted(GraftError):
     """Ctrl-C came before there was anything to keep."""
 
 
-def seconds_an_item(play: Callable[[int, Callable[[Event], None]], None], batch_size: int, n: int) -> float:
-    """Seconds that training takes for an item, about. play: (items, progress) plays an epoch on the first items, on a copy.
+def seconds_an_item(play: Callable[[int, Callable[[Event], None]], float], batch_size: int, n: int, *, whole_epochs: bool = False) -> float:
+    """Seconds that training takes for an item, about. play: (items, progress) plays epochs on the first items, on a copy, and gives the
+    seconds of the last. whole_epochs: what comes before the first batch of each is not to be left out.
 
     Raises Interrupted on Ctrl-C.
     """
@@ -36,9 +37,12 @@ def seconds_an_item(play: Callable[[int, Callable[[Event], None]], None], batch_
         if isinstance(event, Step) and event.what.startswith("training"):
             times.append((time.perf_counter(), event.done))
 
-    play(min(n, _BATCHES * batch_size), tell)
+    first = min(n, _BATCHES * batch_size)
+    last = play(first, tell)
     if interrupt.asked():
         raise Interrupted("interrupted while the time was measured: nothing was learned yet. The same command begins anew.")
+    if whole_epochs:
+        return processes.from_first(last / first)
     paces = [(b - a) / (there - here) for (a, here), (b, there) in itertools.pairwise(times) if there > here]
     if not paces:
         # One batch holds all items: the time is that between two epochs of one step each.

@@ -64,6 +64,8 @@ class Watch:
         """Look at the start, where no earlier process did."""
         if not self.rows:
             self._put(self._row(0, 0.0, None, self._look(backbone)))
+            # It serves whatever is learned, and is no part of the share.
+            self.spent = 0.0
 
     def epoch(self, event: Epoch, backbone: Backbone, *, last: bool) -> bool:
         """An epoch is over. last: it is looked at whatever that costs. Returns whether it was played just now, not retold."""

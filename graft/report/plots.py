@@ -232,10 +232,12 @@ def label_curve(curves: Mapping[str, Sequence[Mapping[str, Any]]], series: Mappi
     return legend + tag("div", svg, class_="plot")
 
 
-def learning_curves(curves: Mapping[str, Sequence[Place]], series: Mapping[str, int], logarithmic: bool = False) -> Markup:
+def learning_curves(
+    curves: Mapping[str, Sequence[Place]], series: Mapping[str, int], logarithmic: bool = False, legend: bool = True
+) -> Markup:
     """One line and one band a curve; a curve of a single point is a level dotted line to the right of it. "" where there is none.
 
-    logarithmic: the x axis, whose values are then above zero.
+    logarithmic: the x axis, whose values are then above zero. legend: names the curves; not needed where a heading does.
     """
     places = [place for curve in curves.values() for place in curve]
     if not places:
@@ -267,8 +269,8 @@ def learning_curves(curves: Mapping[str, Sequence[Place]], series: Mapping[str, 
         inner.append(_at(*written[-1], _shape(series[name])))
         drawn.append(tag("g", *inner, class_=_colour(series[name])))
     spoken = "; ".join(f"{name}: from {number(curve[0].y)} to {number(curve[-1].y)}" for name, curve in curves.items())
-    legend = tag("div", *(tag("span", key(series[name]), " ", name) for name in curves), class_="legend")
-    return legend + tag("div", tag("svg", *drawn, class_="curves", role="img", aria_label=spoken), class_="plot")
+    names = tag("div", *(tag("span", key(series[name]), " ", name) for name in curves), class_="legend") if legend else Markup("")
+    return names + tag("div", tag("svg", *drawn, class_="curves", role="img", aria_label=spoken), class_="plot")
 
 
 def predicted_and_true(points: Sequence[Mapping[str, Any]], marked: str) -> Markup:

@@ -101,4 +101,5 @@ def _curve(pretraining: Pretraining, name: str, series: int) -> Markup | str:
         for row in pretraining.watched
         if row[name] is not None and math.isfinite(row[name])
     ]
-    return plots.learning_curves({LOOKS[name][0].lower(): places}, {LOOKS[name][0].lower(): series}) if len(places) > 1 else ""
+    label = LOOKS[name][0].lower()
+    return plots.learning_curves({label: places}, {label: series}, legend=False) if len(places) > 1 else ""
