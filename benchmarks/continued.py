@@ -26,6 +26,7 @@ from torch import nn
 from graft.backbones import load_backbone
 from graft.features import extract
 from graft.heads import fit_head
+from graft.pretext import PRETEXTS
 from graft.records import Phase, Plan, Recipe
 from graft.train import train
 from graft.train.ends import mix
@@ -36,13 +37,12 @@ DOMAINS = ("airline", "blog", "books", "dvd", "imdb")
 CHOSEN_ON = ("books",)  # where the ways' settings were looked at; never judged
 WORDS = 40  # of a text's beginning: what two cores can read in the time there is
 JUDGED, LABELS, DRAWS = 600, 50, 10  # JUDGED: at most
-BATCH = 32
-# name -> (losses, rate of the network, epochs, anchor)
+# name -> (what is learned from, strongest first, epochs); the rate is a tenth of the first's highest, as `graft pretrain` continues.
 WAYS = {
-    "masked_language": ((("masked_language", 1.0),), 1e-4, 3, 0.0),
-    "tsdae": ((("tsdae", 1.0),), 1e-4, 3, 0.0),
-    "simcse": ((("simcse", 1.0),), 3e-5, 1, 0.0),
-    "masked_language_keep": ((("masked_language", 1.0), ("keep_features", 10.0)), 1e-4, 3, 0.0),
+    "masked_language": ((("masked_language", 1.0),), 3),
+    "masked_language, keep_features": ((("masked_language", 1.0), ("keep_features", 10.0)), 3),
+    "tsdae": ((("tsdae", 1.0),), 3),
+    "simcse": ((("simcse", 1.0),), 1),
 }
 SHARES = (0.5, 1.0)  # of the new weights in the mean with those of the start
 
@@ -73,11 +73,12 @@ def continued(name, way, shared, seed):
     if way == START:
         return {0.0: load_backbone(START)}, 0.0
     texts = unlabelled(name, shared)
-    losses, rate, epochs, anchor = WAYS[way]
     backbone = load_backbone(START)
     before = copy.deepcopy(backbone.state_dict())
-    plan = Plan((Phase(epochs, (rate,) * backbone.depth, 0.0, anchor),), losses=losses, supervised=False)
-    recipe = Recipe(batch_size=BATCH, augment=False, precision="bf16")
+    losses, epochs = WAYS[way]
+    method = PRETEXTS[losses[0][0]]
+    plan = Plan((Phase(epochs, (method.highest_rate / 10,) * backbone.depth, 0.0),), losses=losses, supervised=False)
+    recipe = Recipe(batch_size=method.batch_size, batch_norm="batch", augment=False, precision="bf16")
     begun = time.perf_counter()
     events = train(backbone, nn.Linear(backbone.width, 1), plan, [], np.empty(0), task="regression", others=texts, recipe=recipe, seed=seed)
     told = [round(event.loss, 4) for event in events]

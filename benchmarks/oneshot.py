@@ -26,7 +26,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from graft.backbones import load_backbone
+from graft.backbones import _doodle, load_backbone
 
 sys.path.insert(0, str(ROOT / "recipes"))
 import doodle
@@ -40,7 +40,6 @@ IDENTITY = (0, 0, 1)
 VIEWS = ((-6, 0, 1), (6, 0, 1), (0, -0.1, 1), (0, 0.1, 1), (0, 0, 0.93), (0, 0, 1.07), (4, 0.06, 1.04), (-4, -0.06, 0.96))
 LABELS = (1, 5, 20)
 DRAWS = 10
-SHIPPED = ROOT / "graft/backbones/_shipped/doodle"
 
 
 def features(backbone, pictures, views):
@@ -152,27 +151,34 @@ def digit_sets(shared):
     }
 
 
-def digits(shared):
+def random_weights(shared):
+    network = _doodle.build()
+    network.reset(0)
+    return network
+
+
+# What digits are seen through; None: as they are.
+FEATURES = {
+    "raw pixels": None,
+    "MobileNetV2 ImageNet, 96 px": lambda shared: load_backbone(f"checkpoint:{Path(shared) / 'weights/mobilenetv2_100_imagenet'}@96px"),
+    "doodle, random weights": random_weights,
+    "shipped:doodle": lambda shared: load_backbone("shipped:doodle"),
+}
+
+
+def digits(shared, only):
     """Logistic regression on frozen features, standardised; the same draws of labels for each."""
-    networks = {
-        "shipped:doodle": load_backbone(f"checkpoint:{SHIPPED}"),
-        "the same, random weights": load_backbone(f"checkpoint:{SHIPPED}"),
-        "MobileNetV2 ImageNet": load_backbone(f"checkpoint:{Path(shared) / 'weights/mobilenetv2_100_imagenet'}@mobilenetv2_100").at_size(
-            96
-        ),
-    }
-    networks["the same, random weights"].reset(0)
-    for name, (pictures, labels) in digit_sets(shared).items():
-        rows = {"raw pixels": np.stack(pictures).reshape(len(pictures), -1).astype(float)}
-        seconds = {"raw pixels": 0.0}
-        for network, backbone in networks.items():
+    for network in only:
+        backbone = FEATURES[network](shared) if FEATURES[network] else None
+        for name, (pictures, labels) in digit_sets(shared).items():
             begun = time.perf_counter()
             with torch.inference_mode():
-                parts = [backbone(backbone.prepare(pictures[start : start + 64])).numpy() for start in range(0, len(pictures), 64)]
-            rows[network], seconds[network] = np.concatenate(parts), time.perf_counter() - begun
-        for few in LABELS:
-            scores = {network: [few_labels(some, labels, few, draw) for draw in range(DRAWS)] for network, some in rows.items()}
-            for network, values in scores.items():
+                starts = range(0, len(pictures) if backbone else 0, 64)
+                parts = [backbone(backbone.prepare(pictures[start : start + 64])).numpy() for start in starts]
+            rows = np.concatenate(parts) if backbone else np.stack(pictures).reshape(len(pictures), -1).astype(float)
+            seconds = round(time.perf_counter() - begun, 1) if backbone else ""
+            for few in LABELS:
+                values = [few_labels(rows, labels, few, draw) for draw in range(DRAWS)]
                 half = student.ppf(0.975, DRAWS - 1) * np.std(values, ddof=1) / DRAWS**0.5
                 row = {
                     "what": name,
@@ -182,7 +188,7 @@ def digits(shared):
                     "seed": f"0-{DRAWS - 1}",
                     "epochs": "",
                 }
-                row |= {"seconds": round(seconds[network], 1), "processor_seconds": "", "accuracy": round(np.mean(values), 4)}
+                row |= {"seconds": seconds, "processor_seconds": "", "accuracy": round(np.mean(values), 4)}
                 keep(row | {"low": round(np.mean(values) - half, 4), "high": round(np.mean(values) + half, 4)})
 
 
@@ -198,7 +204,8 @@ def few_labels(rows, labels, few, draw):
 
 def table():
     with open(ROWS, newline="", encoding="utf-8") as file:
-        kept = list(csv.DictReader(file))
+        # Of what was measured again the last counts.
+        kept = {(row["what"], row["features"], row["labels"]): row for row in csv.DictReader(file)}.values()
     lines = []
     for row in kept:
         shown = f"{100 * float(row['accuracy']):.1f} ({100 * float(row['low']):.1f} to {100 * float(row['high']):.1f})"
@@ -213,6 +220,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fold", type=int, default=0, choices=(0, 1))
+    parser.add_argument("--features", nargs="*", default=list(FEATURES), choices=list(FEATURES), help="what digits are seen through")
     told = parser.parse_args()
     if told.what == "choose":
         choose(told.shared, told.epochs, told.seed, told.fold)
@@ -220,9 +228,10 @@ def main():
         omniglot(told.shared, told.epochs, told.seed)
     elif told.what == "shipped":
         empty = {"seed": "", "epochs": "", "seconds": "", "processor_seconds": ""}
-        tell_runs(load_backbone(f"checkpoint:{SHIPPED}"), told.shared, "shipped:doodle", empty)
+        for name in ("doodle, random weights", "shipped:doodle"):
+            tell_runs(FEATURES[name](told.shared), told.shared, name, empty)
     elif told.what == "digits":
-        digits(told.shared)
+        digits(told.shared, told.features)
     else:
         table()
 

@@ -179,7 +179,7 @@ def test_a_table_of_numbers_alone_and_one_of_categories_alone_are_read():
 
 def test_a_table_is_learned_from_a_frame_or_dicts_and_the_model_is_saved(encoder, tmp_path):
     frame, fresh = people(240), people(120, seed=1)
-    model = graft.Transfer(encoder, "full", epochs=30, lr=3e-2).fit(inputs(frame), frame["label"])
+    model = graft.Transfer(encoder, "full", epochs=12, lr=3e-2).fit(inputs(frame), frame["label"])
     # Copied pay and age decide nothing alone: 0.5 is chance, and a tenth of the rows lacks what decides.
     assert model.score(inputs(fresh), fresh["label"]) > 0.7
     rows = inputs(fresh).astype(object).where(inputs(fresh).notna(), None).to_dict("records")
@@ -198,12 +198,13 @@ def test_features_are_kept_by_cells(encoder, monkeypatch):
     np.testing.assert_array_equal(extract(encoder, items), first)
 
 
+@pytest.mark.usefixtures("quick_studies")
 def test_a_run_and_a_ranking_read_another_table_with_it(tmp_path):
     """The from-scratch control and the classical baseline stand beside it, and a text backbone reads the same rows."""
     columns.fresh(dataset(people(300))).save(tmp_path / "encoder")
-    other = people(60, seed=2).drop(columns="pay")
+    other = people(60, seed=2).drop(columns="pay").assign(split=np.where(np.arange(60) % 3, "train", "test"))
     with pytest.warns(UserWarning, match="read as missing: pay"):
-        study = graft.run(other, backbone=f"checkpoint:{tmp_path / 'encoder'}", strategy="lp_ft", budget="5s", out=tmp_path / "run")
+        study = graft.run(other, backbone=f"checkpoint:{tmp_path / 'encoder'}", strategy="feature_extraction", out=tmp_path / "run")
     assert set(study.result.controls) == {"from scratch", "gradient boosting"} and study.result.modality == "table"
     with pytest.warns(UserWarning, match="read as missing: pay"):
         ranking = graft.rank(other, [f"checkpoint:{tmp_path / 'encoder'}", "tiny:text"])
@@ -216,3 +217,13 @@ def test_an_image_or_text_data_set_is_refused_by_name():
         from graft.study.material import Material
 
         Material(graft.load(texts), {"mine": columns.fresh(dataset())}, "accuracy", 0)
+
+
+@pytest.mark.parametrize("method", ["scarf", "masked_cells"])
+def test_what_pretraining_makes_of_a_table_reads_another_one(method, tmp_path):
+    graft.pretrain(people(80), method=method, out=tmp_path, epochs=1, label="label")
+    other = people(40, seed=1).drop(columns="work")
+    model = graft.Transfer(f"checkpoint:{tmp_path}", "feature_extraction")
+    with pytest.warns(UserWarning, match="read as missing: work"):
+        assert model.fit(inputs(other), other["label"]).predict(inputs(other)).shape == (40,)
+    assert load_backbone(f"checkpoint:{tmp_path}").fingerprint() != columns.fresh(dataset(people(80))).fingerprint()

@@ -1,16 +1,13 @@
 """The network for drawings: what it reads of a picture, that it is a checkpoint like others, and what `shipped:doodle` can do."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
-import graft
 from graft.backbones import _doodle, load_backbone
-
-SHIPPED = Path(graft.__file__).parent / "backbones/_shipped/doodle"
 
 
 def stroke(side=100, box=(20, 30, 60, 80), ink=255, paper=0, width=4):
@@ -44,6 +41,18 @@ def test_the_place_and_size_of_a_drawing_do_not_count():
     assert 3 * apart(one, moved) < apart(one, other)
 
 
+def test_a_picture_of_few_pixels_is_sharpened_when_it_is_enlarged():
+    small = np.zeros((8, 8), np.uint8)
+    small[2:6, 3] = small[5, 3:6] = 255
+
+    def blurred(picture):
+        ink = prepared(picture)[prepared(picture) > 0.05]
+        return (ink < 0.95).double().mean().item()
+
+    # Enlarged alone it has 0.93.
+    assert blurred(small) < 0.85
+
+
 def test_the_frame_is_what_its_docstring_says():
     """Truth: two dots a distance of 2 r apart spread by r along one axis: the standard deviation over both axes is r / sqrt(2)."""
     ink = torch.zeros(1, 1, 64, 64)
@@ -71,6 +80,17 @@ def test_random_views_differ_and_hang_on_the_generator_alone():
     assert torch.equal(first, again) and apart(first, second) > 0.02 and apart(first[0], first[1]) > 0.02
 
 
+def test_views_are_turned_scaled_and_moved_as_far_as_the_docstring_says_and_never_mirrored():
+    """Truth: a uniform draw of half width a has the standard deviation a / sqrt(3); an area changes by the product of two scales."""
+    drawn = _doodle._drawn(4000, np.random.default_rng(0)).double()
+    degrees = torch.rad2deg(torch.atan2(drawn[:, 1, 0], drawn[:, 0, 0]))
+    assert degrees.abs().max() <= 15 + 1e-4 and degrees.std().item() == pytest.approx(15 / 3**0.5, rel=0.05)
+    areas = torch.linalg.det(drawn)
+    assert 0.64 <= areas.min() < 0.7 and 1.38 < areas.max() <= 1.44
+    # The frame is two half sides wide, so 0.2 of a half side is a tenth.
+    assert drawn[:, :2, 2].std().item() == pytest.approx(0.2 / 3**0.5, rel=0.05) and drawn[:, :2, 2].abs().max() <= 0.2
+
+
 def test_it_is_saved_loaded_reset_and_resized_as_others_are(tmp_path):
     backbone = _doodle.build("mine")
     backbone.save(tmp_path)
@@ -82,9 +102,32 @@ def test_it_is_saved_loaded_reset_and_resized_as_others_are(tmp_path):
         larger = backbone.at_size(64)
         assert larger.prepare([stroke()]).shape == (1, 1, 64, 64) and larger(larger.prepare([stroke()])).shape == (1, 256)
         larger.save(tmp_path / "larger")
-        torch.testing.assert_close(load_backbone(f"checkpoint:{tmp_path / 'larger'}")(batch), backbone(batch))
+        reloaded = load_backbone(f"checkpoint:{tmp_path / 'larger'}")
+        assert reloaded.preprocessing["size_px"] == [64, 64]
+        torch.testing.assert_close(reloaded(batch), backbone(batch))
     before = backbone.fingerprint()
     backbone.reset(3)
     once = backbone.fingerprint()
     backbone.reset(3)
     assert before != once == backbone.fingerprint()
+
+
+def digit_accuracy(backbone, pictures, labels):
+    """From five labels a class, on the rest."""
+    with torch.inference_mode():
+        rows = torch.nn.functional.normalize(backbone(backbone.prepare(pictures)), dim=1).numpy()
+    known = np.concatenate([np.flatnonzero(labels == label)[:5] for label in range(10)])
+    rest = np.setdiff1d(np.arange(len(labels)), known)
+    return LogisticRegression(C=100, max_iter=1000).fit(rows[known], labels[known]).score(rows[rest], labels[rest])
+
+
+def test_the_shipped_doodle_reads_digits_that_it_never_saw_from_a_few_labels():
+    """Dark on bright as well as bright on dark, and better than the same network with random weights."""
+    data = load_digits()
+    pictures = list(np.round(data.images[:600] * 255 / 16).astype(np.uint8))
+    backbone = load_backbone("shipped:doodle")
+    accuracy = digit_accuracy(backbone, pictures, data.target[:600])
+    assert accuracy > 0.83
+    assert digit_accuracy(backbone, [255 - picture for picture in pictures], data.target[:600]) == pytest.approx(accuracy, abs=0.01)
+    backbone.reset(0)
+    assert digit_accuracy(backbone, pictures, data.target[:600]) < accuracy - 0.02

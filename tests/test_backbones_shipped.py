@@ -1,6 +1,9 @@
 """`shipped:NAME`: what is found inside the package, how it is stored, and that it is there without a network."""
 
 import json
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,3 +77,10 @@ def test_what_is_shipped_is_there_without_a_network_and_beside_the_hub(monkeypat
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr(backbones, "_hub_answers", lambda: True)
     assert shortlist("image")[: len(expected)] == expected and len(shortlist("image")) > len(expected)
+
+
+def test_what_is_shipped_goes_into_the_wheel():
+    root = Path(__file__).parents[1]
+    package_data = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]["graft"]
+    files = [f"backbones/_shipped/{name}/{file}" for name in ["image"] for file in ("model.safetensors", "config.json", "README.md")]
+    assert all(any(fnmatch(file, pattern) for pattern in package_data) for file in files)

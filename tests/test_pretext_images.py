@@ -158,8 +158,11 @@ def test_crops_keep_the_share_and_the_side_ratio_that_were_asked_for():
     assert 3 / 4 - 1e-3 < ratio.min() < 0.77 and 1.3 < ratio.max() < 4 / 3 + 1e-3
     # Five standard errors of 400 draws.
     assert abs((wide < 0).float().mean() - 0.5) < 0.125 and (high > 0).all()
-    assert crops.min() >= 0 and crops.max() <= side - 1
-    assert crops.amin((0, 2, 3)).max() < 0.5 and crops.amax((0, 2, 3)).min() > side - 1.5
+    # Pixel centres are at 0 to 31, so the image ends at -0.5 and 31.5; crops lie inside, and reach all four edges.
+    for axis, extent in ((0, wide.abs()), (1, high)):
+        centre = crops[:, axis, 15:17, 15:17].mean((1, 2))
+        low, high_end = centre - extent * side / 2, centre + extent * side / 2
+        assert -0.5 - 1e-3 < low.min() < 0 and side - 1 < high_end.max() < side - 0.5 + 1e-3
 
 
 def test_colours_change_as_in_torchvision(monkeypatch):

@@ -135,25 +135,35 @@ def test_scarfs_loss_is_the_papers(temperature):
     assert info_nce(one, other, temperature).item() == pytest.approx(loss + np.log(7), abs=1e-5)
 
 
-def test_the_first_loss_of_scarf_is_that_of_the_starting_network():
-    """Truth: played by hand through the encoder and its own projection, from the loop's random numbers."""
+def scarf_by_hand(loss, seen, batch):
+    other = corrupted(batch, 0.6)
+    return info_nce(*(loss.project(seen.run(each, None)) for each in (batch, other)), 1.0)
+
+
+def masked_cells_by_hand(loss, seen, batch):
+    hidden = torch.rand(len(batch["codes"]), 3) < 0.3
+    numbers, codes = batch["numbers"].clone(), batch["codes"].clone()
+    numbers[hidden[:, :2]], codes[hidden[:, 2:]] = torch.nan, columns.MISSING
+    return cell_loss(loss.decode(seen.run({"numbers": numbers, "codes": codes}, None)), batch, hidden, loss.sizes)
+
+
+@pytest.mark.parametrize(("name", "by_hand"), [("scarf", scarf_by_hand), ("masked_cells", masked_cells_by_hand)])
+def test_the_loss_is_of_what_the_network_says_of_the_changed_rows(name, by_hand):
+    """Truth: played by hand through the encoder and what stands behind it, from the loop's random numbers."""
     kept = []
 
-    class Spy(PRETEXTS["scarf"]):
+    class Spy(PRETEXTS[name]):
         def forward(self, seen):
             state = torch.get_rng_state()
             value = super().forward(seen)
             torch.set_rng_state(state)
-            (batch,) = seen.other.states
-            other = corrupted(batch, 0.6)
-            both = [self.project(seen.run(each, None)) for each in (batch, other)]
-            kept.append((value.item(), info_nce(*both, 1.0).item()))
+            kept.append((value.item(), by_hand(self, seen, *seen.other.states).item()))
             return value
 
     PRETEXTS.add("a test", name="spy")(Spy)
     try:
-        # Without dropout both passes are the same.
         backbone = columns.fresh(dataset())
+        # Without dropout both plays are the same.
         for layer in backbone.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0

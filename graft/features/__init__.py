@@ -115,6 +115,9 @@ class _Extraction:
             rows = self.backbone.prepare(items)
             assert isinstance(rows, torch.Tensor)
             return rows.numpy()
+        if self.backbone.modality == "table":
+            # That columns are lacking is told also where the features are found on the disk.
+            self.backbone.prepare([items[0]])
         digests = content_keys(items, self.backbone.modality)
         # first: (m,) where each content is met first. which: (n,) the content of each item.
         keys, first, which = np.unique(sortable(digests), return_index=True, return_inverse=True)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from graft.records import Step
 
 # Views of all items together that the teachers are asked for, and of one item at least and at most.
 _VIEWS, _LEAST_VIEWS, _MOST_VIEWS = 60_000, 4, 50
-# Decoded images are kept while they fit; what is over is decoded each time.
+# Decoded images and the student's views are kept while they fit; what is over is made each time.
 _KEPT_BYTES = 2 * 1024**3
 # Views that are held in memory at once while the teachers are asked, and those that one of them is given at a time.
 _CHUNK, _TEACHER_BATCH = 1024, 16
@@ -54,7 +55,8 @@ class Distillation(Pretext):
     prepares = True
     modalities = ("image", "text")
     highest_rate = 2e-3
-    batch_size = 128
+    batch_size = 32
+    epochs: torch.Tensor
 
     def __init__(self, start: Start) -> None:
         super().__init__(start)
@@ -82,7 +84,7 @@ class Distillation(Pretext):
         return (int(self.epochs) - 1) % self.views.count
 
     def begin_epoch(self, look: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> None:
-        self.epochs += 1
+        self.epochs.add_(1)
         self.answers(self.view)
 
     def answers(self, view: int) -> list[np.ndarray]:
@@ -104,7 +106,7 @@ class Distillation(Pretext):
     def forward(self, seen: Seen) -> torch.Tensor:
         places = other_of(seen).places
         student = self.student[0]
-        batch = student.prepare(self.views.of(places.tolist(), self.view, self.views.side_px(student)))
+        batch = student.prepare(self.views.of(places.tolist(), self.view, self.views.side_px(student), keep=True))
         features = features_of(seen, to_device(batch, places.device))
         total = features.new_zeros(())
         parts = zip(self.answers(self.view), self.projectors, self.classifiers, strict=True)
@@ -144,16 +146,30 @@ class Views:
     def __init__(self, items: Sequence[Any], modality: str, seed: int) -> None:
         self.items, self.modality, self.seed = items, modality, seed
         self.count = min(_MOST_VIEWS, max(_LEAST_VIEWS, _VIEWS // len(items))) if modality == "image" else 1
-        self.kept: dict[int, Image.Image] = {}
+        self.kept: dict[tuple[int, ...], Image.Image] = {}
         self.kept_bytes = 0
 
     def side_px(self, network: Backbone) -> int:
         """The side that this network resizes an image to before it cuts its edges off; 0 where items are no images."""
         return int(np.max(network.preprocessing.get("resize_px", network.preprocessing["size_px"]))) if self.modality == "image" else 0
 
-    def of(self, places: Sequence[int], view: int, side_px: int) -> list[Any]:
-        """These items in a view; images are side_px x side_px."""
-        return [self.shown(place, view, side_px) if self.modality == "image" else self.items[place] for place in places]
+    def of(self, places: Sequence[int], view: int, side_px: int, keep: bool = False) -> list[Any]:
+        """These items in a view; images are side_px x side_px. keep: they will be asked for again."""
+        if self.modality != "image":
+            return [self.items[place] for place in places]
+        if not keep:
+            return [self.shown(place, view, side_px) for place in places]
+        return [self.recalled((place, view, side_px), partial(self.shown, place, view, side_px)) for place in places]
+
+    def recalled(self, key: tuple[int, ...], make: Callable[[], Image.Image]) -> Image.Image:
+        """What was kept under a key, else what `make` gives, which is kept where there is room."""
+        image = self.kept.get(key) or make()
+        # Pillow holds a pixel in four bytes.
+        size = 4 * image.width * image.height
+        if key not in self.kept and self.kept_bytes + size <= _KEPT_BYTES:
+            self.kept[key] = image
+            self.kept_bytes += size
+        return image
 
     def shown(self, place: int, view: int, side_px: int) -> Image.Image:
         """One item in a view, side_px x side_px."""
@@ -177,17 +193,8 @@ class Views:
 
     def image(self, place: int) -> Image.Image:
         """The decoded item."""
-        if place in self.kept:
-            return self.kept[place]
-        image = self.items[place]
-        if isinstance(image, Image.Image) and image.mode == "RGB":
-            return image
-        image = open_image(image)
-        size = 3 * image.width * image.height
-        if self.kept_bytes + size <= _KEPT_BYTES:
-            self.kept[place] = image
-            self.kept_bytes += size
-        return image
+        item = self.items[place]
+        return item if isinstance(item, Image.Image) and item.mode == "RGB" else self.recalled((place,), lambda: open_image(item))
 
 
 def colour_table(rng: np.random.Generator) -> list[int]:

@@ -18,7 +18,7 @@ _TEMPERATURE = 0.05  # Gao et al. 2021, section 3
 _DELETED = 0.6  # Wang et al. 2021, section 4.1
 _ALONE = 0.2  # share of a phase in which what is new learns alone
 _HEAD_WIDTH = 64  # of attention: Vaswani et al. 2017, section 3.2.2
-_DROPOUT = 0.1
+_DROPOUT = 0.1  # section 5.4 there
 
 Tokens = dict[str, torch.Tensor]
 
