@@ -274,11 +274,11 @@ def test_a_look_is_what_its_formulas_say():
         (1.2, 0.5, False, "fill 1.2"),
         (2.1, 0.5, False, ""),
         (1.2, 0.5, True, ""),
-        (9, 0.004, True, "differ by 0.004"),
-        (9, 0.006, False, ""),
+        (9, 0.04, True, "differ by 0.04"),
+        (9, 0.06, False, ""),
     ],
 )
-def test_collapse_is_a_tenth_of_the_rank_or_a_hundredth_of_the_spread(rank, spread, reads_labels, expected):
+def test_collapse_is_a_tenth_of_the_rank_or_of_the_spread(rank, spread, reads_labels, expected):
     start = {"effective_rank": 11.0, "spread": 0.5}
     found = watch.collapsed(start, {"effective_rank": rank, "spread": spread}, reads_labels)
     assert expected in found and bool(found) == bool(expected)

@@ -20,9 +20,8 @@ from graft.scatter import effective_rank, one_thread
 from graft.transferability import SCORES
 
 _SHARE_OF_TIME = 0.05
-# Below a tenth of the directions that the start's features fill beside the first one, or a hundredth of their relative spread. A
-# network whose two views are merely drawn together falls below either within an epoch; one that learns fills more than at the start.
-LEAST_RANK_SHARE, LEAST_SPREAD_SHARE = 0.1, 0.01
+# Of what the start's features fill beside one direction, and of their relative spread: stated, not fitted to runs.
+LEAST_SHARE = 0.1
 
 ADVICE = (
     "What it gives for all items is becoming the same. Stop it (Ctrl-C), and take larger batches (--set batch_size=...), a lower rate, or "
@@ -137,8 +136,8 @@ def look(features: np.ndarray, labels: np.ndarray | None) -> dict[str, float | N
 
 def collapsed(start: dict[str, Any], now: dict[str, Any], reads_labels: bool = False) -> str:
     """What shows that features collapsed, in words; "" where they did not. start, now: rows of a `Watch`."""
-    if now["spread"] < LEAST_SPREAD_SHARE * start["spread"]:
+    if now["spread"] < LEAST_SHARE * start["spread"]:
         return f"features of different items differ by {now['spread']:.2g} of their size, {start['spread']:.2g} at the start"
-    if not reads_labels and now["effective_rank"] - 1 < LEAST_RANK_SHARE * (start["effective_rank"] - 1):
+    if not reads_labels and now["effective_rank"] - 1 < LEAST_SHARE * (start["effective_rank"] - 1):
         return f"features fill {now['effective_rank']:.1f} directions, {start['effective_rank']:.1f} at the start"
     return ""
