@@ -4,9 +4,9 @@
     python recipes/image.py --out runs/shipped-image --install  # puts what is there by now into the package, as halves
     python recipes/image.py --shared ../shared --develop        # keeps further classes out, and judges on those
 
-Never seen: hymenoptera, PACS's cartoon domain, and the last 20 classes of Caltech-101, on which benchmarks/shipped.py judges. While the
-recipe was chosen, 15 further classes and PACS's art paintings were kept out as well (--develop). An interrupted run goes on with the same
-command. On a shared machine set OMP_NUM_THREADS=1.
+Never seen: hymenoptera, PACS's cartoon domain, and the last 20 classes of Caltech-101, on which benchmarks/shipped.py judges. --develop
+keeps 15 further classes and PACS's art paintings out as well, to try another recipe on. An interrupted run goes on with the same command.
+On a shared machine set OMP_NUM_THREADS=1.
 """
 
 import argparse
