@@ -35,7 +35,7 @@ METHODS: dict[str, Method] = {
     "dino": Method(100, 20),
     "masked_patches": Method(100, 20),
     "rotation": Method(50, 10),
-    "masked_language": Method(10, 3),
+    "masked_language": Method(10, 3, end="interpolate"),
     "simcse": Method(3, 1),
     "tsdae": Method(10, 3),
     "masked_cells": Method(30, 10),
@@ -47,7 +47,7 @@ METHODS: dict[str, Method] = {
 }
 
 # By what the backbone reads; `supervised` where a label is named, `distillation` where a teacher is.
-DEFAULTS = {"image": "simclr", "text": "tsdae", "table": "scarf", "signal": "contrastive_crops"}
+DEFAULTS = {"image": "simclr", "text": "masked_language", "table": "scarf", "signal": "contrastive_crops"}
 
 # As `Transfer` trains: the head's rate, of which pretrained layers learn at a tenth.
 _SUPERVISED_RATE = 1e-3
