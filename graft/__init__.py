@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from graft.adapt import Adapt
     from graft.data import check, load
     from graft.evaluate import verdict
-    from graft.pretrain import pretrain
+    from graft.pretraining import pretrain
     from graft.study import compare, rank, run
     from graft.transfer import Transfer
 
@@ -23,7 +23,7 @@ _ROOMS = {
     "check": "graft.data",
     "compare": "graft.study",
     "load": "graft.data",
-    "pretrain": "graft.pretrain",
+    "pretrain": "graft.pretraining",
     "rank": "graft.study",
     "run": "graft.study",
     "verdict": "graft.evaluate",

@@ -14,7 +14,7 @@ from graft import cli
 @pytest.fixture
 def asked(monkeypatch):
     """What a stand-in for the function was called with; it gives back a record."""
-    import graft.pretrain
+    import graft.pretraining
 
     calls = []
 
@@ -23,7 +23,7 @@ def asked(monkeypatch):
         return SimpleNamespace(record=stand_in.answer)
 
     stand_in.answer = record()
-    monkeypatch.setattr(graft.pretrain, "pretrain", stand_in)
+    monkeypatch.setattr(graft.pretraining, "pretrain", stand_in)
     return calls, stand_in
 
 

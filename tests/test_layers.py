@@ -21,7 +21,7 @@ FLOORS = (
     ("train", "auto"),
     ("transfer", "report"),
     ("runs",),
-    ("study", "adapt", "pretrain"),
+    ("study", "adapt", "pretraining"),
     ("export", "serve"),
 )  # fmt: skip
 # The doors stand outside the floors: they may open any room, each only when it is touched.
@@ -33,7 +33,7 @@ HEAVY = {
 }  # fmt: skip
 TORCH = {"torch", "timm", "transformers", "torchvision", "sentence_transformers"}
 # What a room may import at the top of its files; torch's circle is the dearest and the most confined.
-TORCH_ROOMS = {"backbones", "features", "train", "transfer", "study", "inlays", "losses", "testtime", "pretext", "adapt", "pretrain"}
+TORCH_ROOMS = {"backbones", "features", "train", "transfer", "study", "inlays", "losses", "testtime", "pretext", "adapt", "pretraining"}
 HEAVY_ROOMS = TORCH_ROOMS | {
     "data", "evaluate", "heads", "baselines", "transferability", "shift", "validators", "report", "explain", "audit", "monitor", "scatter",
 }  # fmt: skip

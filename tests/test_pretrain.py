@@ -16,7 +16,7 @@ import graft
 from graft.backbones import load_backbone
 from graft.errors import GraftError
 from graft.pretext import PRETEXTS
-from graft.pretrain import methods, squares, times, watch
+from graft.pretraining import methods, squares, times, watch
 from graft.records import Note, Recipe
 
 
@@ -85,7 +85,7 @@ def test_a_run_takes_the_folder_as_a_backbone_and_tells_its_card(tmp_path, quick
 def test_labels_are_looked_at_and_not_learned_from(tmp_path, monkeypatch):
     data, seen = str(pictures(tmp_path / "data")), []
     monkeypatch.setattr(times, "seconds_an_item", lambda play, batch_size, n, **_: 1.0)
-    monkeypatch.setattr("graft.pretrain.course.train", lambda *given, **named: seen.append((given, named)) or iter(()))
+    monkeypatch.setattr("graft.pretraining.course.train", lambda *given, **named: seen.append((given, named)) or iter(()))
     with pytest.raises(GraftError, match="nothing was learned"):
         made(data)
     given, named = seen[-1]
@@ -100,7 +100,7 @@ def test_what_is_judged_on_is_never_learned_from(tmp_path, monkeypatch):
     record = made(str(data)).record
     bytes_of = {path: path.read_bytes() for path in data.rglob("*.png")}
     seen = []
-    monkeypatch.setattr("graft.pretrain.course.Lesson.play", lambda self, *given, **_: seen.append(self.material) or iter(()))
+    monkeypatch.setattr("graft.pretraining.course.Lesson.play", lambda self, *given, **_: seen.append(self.material) or iter(()))
     monkeypatch.setattr(times, "seconds_an_item", lambda play, batch_size, n, **_: play(n, print) or 1.0)
     with pytest.raises(GraftError):
         made(str(data))
@@ -198,7 +198,7 @@ def test_a_teacher_is_listened_to(tmp_path):
 
 
 def test_signals_are_learned_from_as_arrays_and_files(tmp_path, monkeypatch):
-    from graft.pretrain import signals
+    from graft.pretraining import signals
 
     rng = np.random.default_rng(0)
     array = rng.normal(size=(20, 3, 50))
@@ -333,7 +333,7 @@ from pretrain_samples import Told, registered, texts
 import graft
 from graft.train import checkpoint
 checkpoint._SHARE_OF_TIME = float("inf")
-from graft.pretrain import course
+from graft.pretraining import course
 course._SHARE_OF_TIME = float("inf")
 from graft.records import Epoch
 def tell(event):
@@ -464,18 +464,16 @@ def test_a_single_item_is_refused():
     ],
 )
 def test_files_that_hold_no_signals_are_refused(tmp_path, write, message):
-    from graft.pretrain import signals
+    from graft.pretraining import signals
 
     write(tmp_path / "a.npy")
     with pytest.raises(GraftError, match=message):
         signals.read(str(tmp_path / "a.npy"))
 
 
-def test_the_room_and_the_function_have_one_name():
-    import graft.pretrain as room
+def test_importing_the_room_leaves_the_door():
+    from graft.pretraining import pretrain as inside
 
-    assert room.pretrain is not None
-    with pytest.raises(GraftError, match="epochs is 0"):
-        graft.pretrain(["a", "b"], epochs=0)
+    assert graft.pretrain is inside
     with pytest.raises(GraftError, match="epochs is 0"):
         graft.pretrain(["a", "b"], epochs=0)

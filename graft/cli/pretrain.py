@@ -47,7 +47,7 @@ def pretrain(
     """
     seconds = None if budget is None else budget_seconds(budget)
     recipe = parse_settings(settings or ())
-    from graft.pretrain import pretrain as play
+    from graft.pretraining import pretrain as play
     from graft.report import pretraining, words
 
     roles = {"text": text or None, "image": image}

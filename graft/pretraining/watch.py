@@ -14,7 +14,7 @@ from graft import processes
 from graft.backbones.base import Backbone
 from graft.features import REFERENCE, extract
 from graft.files import replacing
-from graft.pretrain.material import Material
+from graft.pretraining.material import Material
 from graft.records import Epoch, Event, Step
 from graft.scatter import effective_rank, one_thread
 from graft.transferability import SCORES

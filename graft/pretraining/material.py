@@ -11,7 +11,7 @@ import pandas as pd
 from graft.data import Dataset, View, check, draw, holdout, load, load_unlabelled
 from graft.data.folders import is_image_name
 from graft.errors import GraftError
-from graft.pretrain import signals
+from graft.pretraining import signals
 from graft.records import Finding, Task
 from graft.runs import Log
 from graft.transfer.inputs import can_hold_out

@@ -16,11 +16,11 @@ from graft.backbones.base import Backbone
 from graft.budget import budget_seconds
 from graft.errors import GraftError
 from graft.features import content_keys
-from graft.pretrain import methods
-from graft.pretrain.course import Course, Lesson
-from graft.pretrain.material import Material, read
-from graft.pretrain.methods import SUPERVISED
-from graft.pretrain.start import begun_with, refuse_other_items
+from graft.pretraining import methods
+from graft.pretraining.course import Course, Lesson
+from graft.pretraining.material import Material, read
+from graft.pretraining.methods import SUPERVISED
+from graft.pretraining.start import begun_with, refuse_other_items
 from graft.recipes import settings_of
 from graft.records import Event, Pretraining, Recipe
 from graft.report import write_pretraining

@@ -3,7 +3,7 @@
 from graft.backbones import columns, load_backbone, shipped
 from graft.backbones.base import Backbone
 from graft.errors import GraftError
-from graft.pretrain.material import Material
+from graft.pretraining.material import Material
 
 _SHIPPED = "image"
 # Where that is not installed: small, and quick on processors.

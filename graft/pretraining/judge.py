@@ -9,7 +9,7 @@ from graft.backbones.base import Backbone
 from graft.evaluate import default_metric, interval_over_items, verdict_on_items
 from graft.features import Progress, extract
 from graft.heads import fit_head
-from graft.pretrain.material import Judged
+from graft.pretraining.material import Judged
 
 AGAINST = "the start"
 # Two sets of features are compared, and no head is kept: the kinds that are solved say as much of them, in a fraction of the time.

@@ -14,11 +14,11 @@ from torch import nn
 from graft import interrupt, processes
 from graft.backbones.base import Backbone
 from graft.pretext import PRETEXTS
-from graft.pretrain import judge, methods, times
-from graft.pretrain.material import Material
-from graft.pretrain.methods import SUPERVISED
-from graft.pretrain.squares import packed
-from graft.pretrain.watch import Watch
+from graft.pretraining import judge, methods, times
+from graft.pretraining.material import Material
+from graft.pretraining.methods import SUPERVISED
+from graft.pretraining.squares import packed
+from graft.pretraining.watch import Watch
 from graft.records import Epoch, Event, Note, Pretraining, Recipe
 from graft.report import pretraining_card, words
 from graft.runs import Log, folder, versions
