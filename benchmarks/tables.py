@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, make_scorer, roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -49,6 +49,7 @@ BATCH = 256
 # Tuned by log loss in five folds of the labels: 12 settings.
 GRID = {"min_samples_leaf": [2, 5, 10], "learning_rate": [0.03, 0.1], "max_iter": [30, 100]}
 BOOSTING = "gradient boosting, tuned"
+LOG_LOSS = make_scorer(log_loss, greater_is_better=False, response_method="predict_proba", labels=[0, 1])
 
 
 def read(shared):
@@ -90,11 +91,16 @@ def typed(frame):
     return inputs.astype({name: "category" for name in inputs if not pd.api.types.is_numeric_dtype(inputs[name])})
 
 
+def _folds(y, seed):
+    """Five, or as many as there are items of the rarer class: each needs one."""
+    return StratifiedKFold(min(5, int(np.bincount(y).min())), shuffle=True, random_state=seed)
+
+
 def boosting(train_rows, test_rows, y, seed):
     """Probability of the second class by gradient boosting, tuned in five folds of the labels."""
     both = typed(pd.concat([train_rows, test_rows], ignore_index=True))
     model = HistGradientBoostingClassifier(categorical_features="from_dtype", early_stopping=False, random_state=seed)
-    search = GridSearchCV(model, GRID, scoring="neg_log_loss", cv=StratifiedKFold(5, shuffle=True, random_state=seed))
+    search = GridSearchCV(model, GRID, scoring=LOG_LOSS, cv=_folds(y, seed))
     return search.fit(both[: len(train_rows)], y).predict_proba(both[len(train_rows) :])[:, 1]
 
 
@@ -104,9 +110,8 @@ def logistic(train_rows, test_rows, y, seed):
         (OneHotEncoder(handle_unknown="ignore"), make_column_selector(dtype_exclude="number")),
         (StandardScaler(), make_column_selector(dtype_include="number")),
     )
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     model = make_pipeline(
-        reader, GridSearchCV(LogisticRegression(max_iter=2000), {"C": list(np.logspace(-3, 2, 6))}, scoring="neg_log_loss", cv=folds)
+        reader, GridSearchCV(LogisticRegression(max_iter=2000), {"C": list(np.logspace(-3, 2, 6))}, scoring=LOG_LOSS, cv=_folds(y, seed))
     )
     return model.fit(train_rows.drop(columns="income"), y).predict_proba(test_rows.drop(columns="income"))[:, 1]
 
