@@ -286,7 +286,7 @@ def test_every_family_is_listed_with_words_for_each_member(command, family):
 
 def listed(out):
     """The names in the table that was printed."""
-    return [line.split()[0] for line in out.splitlines() if re.match(r"(timm|hf|sentence):", line)]
+    return [line.split()[0] for line in out.splitlines() if re.match(r"(timm|hf|sentence|shipped):", line)]
 
 
 def test_backbones_are_listed_with_their_facts_and_filtered(command):

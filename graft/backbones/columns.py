@@ -1,4 +1,4 @@
-"""Typed columns of a table, numbers and categories, as a small network that another table can start from. Heavy: torch."""
+"""`columns:KIND`: the columns of a table, numbers and categories, as a small network that another table can start from."""
 
 import warnings
 from collections import Counter

@@ -1,4 +1,4 @@
-"""`signal:C`: an untrained one-dimensional convolutional network for signals of C channels and any length. Heavy: torch."""
+"""`signal:C`: an untrained one-dimensional convolutional network for signals of C channels and any length."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
