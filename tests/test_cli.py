@@ -295,7 +295,7 @@ def test_backbones_are_listed_with_their_facts_and_filtered(command):
     row = next(line for line in out.splitlines() if line.startswith("timm:resnet18"))
     assert all(fact in row for fact in ("11.2 M", "224 px", "1.81 G", "apache-2.0", "ImageNet-1k", "71.5 ImageNet-1k top-1"))
     _, fewer, _ = command("list", "backbones", "--anywhere", "--modality", "image", "--max-parameters", "3.5m", "--licence", "apache-2.0")
-    assert 3 < len(listed(fewer)) < 15 and all(name.startswith("timm:") for name in listed(fewer))
+    assert 3 < len(listed(fewer)) < 15 and all(name.startswith(("timm:", "shipped:")) for name in listed(fewer))
 
 
 def test_without_a_network_only_what_is_on_the_disk_is_listed(command, monkeypatch):
