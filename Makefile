@@ -15,7 +15,7 @@ demo: .venv/.demo-installed
 	rm -rf runs/demo runs/demo-*  # another BUDGET is another run, which its folder would refuse
 	OMP_NUM_THREADS=2 $(BIN)/graft run demo/messages.csv --out runs/demo --budget $(BUDGET)
 	$(BIN)/python demo/images.py runs/demo-images
-	OMP_NUM_THREADS=2 $(BIN)/graft run runs/demo-images/digits --backbone shipped:image --out runs/demo-digits
+	OMP_NUM_THREADS=2 $(BIN)/graft run runs/demo-images/digits --backbone shipped:image --backbone shipped:doodle --out runs/demo-digits
 	OMP_NUM_THREADS=2 $(BIN)/graft run runs/demo-images/shapes --backbone shipped:image --out runs/demo-shapes
 
 test: .venv/.all-installed
