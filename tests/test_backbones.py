@@ -106,9 +106,9 @@ def test_what_was_downloaded_once_is_on_the_disk(monkeypatch, empty_hub_cache):
     (empty_hub_cache / repository / "refs").mkdir()
     (empty_hub_cache / repository / "refs" / "main").write_text("abc")
     (empty_hub_cache / repository / "snapshots" / "abc" / "model.safetensors").write_bytes(b"")
-    assert on_disk("image") == [name]
+    assert on_disk("image") == ["shipped:image", name]
     monkeypatch.setattr(backbones, "_hub_answers", lambda: pytest.fail("the hub was asked"))
-    assert shortlist("image") == [name]
+    assert shortlist("image") == ["shipped:image", name]
 
 
 # Preprocessing of images
