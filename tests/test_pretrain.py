@@ -477,3 +477,13 @@ def test_importing_the_room_leaves_the_door():
     assert graft.pretrain is inside
     with pytest.raises(GraftError, match="epochs is 0"):
         graft.pretrain(["a", "b"], epochs=0)
+
+
+def test_only_a_network_that_knows_something_is_held_near_what_it_knew():
+    backbone = load_backbone("tiny:text")
+    fresh = methods.plan_of("masked_language", backbone, 2)
+    backbone.card = {"pretrained_on": "many sentences"}
+    continued = methods.plan_of("masked_language", backbone, 2)
+    assert fresh.losses == (("masked_language", 1.0),)
+    assert continued.losses == (("masked_language", 1.0), ("keep_features", 10.0))
+    assert continued.phases[0].lr[0] == pytest.approx(fresh.phases[0].lr[0] / 10)
