@@ -13,7 +13,8 @@ from graft.backbones import columns
 from graft.backbones.tiny import load
 from graft.errors import GraftError
 from graft.pretext import PRETEXTS
-from graft.pretext.rows import cell_loss, corrupted, hide, info_nce
+from graft.pretext.contrastive import info_nce
+from graft.pretext.rows import cell_loss, corrupted, hide
 from graft.records import Phase, Plan, Recipe
 from graft.train import Checkpoints, checkpoint, train
 

@@ -14,7 +14,8 @@ from graft.backbones.base import Vocabulary
 from graft.errors import GraftError
 from graft.losses import Other, Seen
 from graft.pretext import PRETEXTS
-from graft.pretext.texts import Decoder, Guess, found_again, hide, sines, told, without
+from graft.pretext.contrastive import info_nce
+from graft.pretext.texts import _TEMPERATURE, Decoder, Guess, hide, sines, told, without
 from graft.records import Phase, Plan, Recipe
 from graft.train import Checkpoints, checkpoint, train
 
@@ -193,12 +194,12 @@ def test_simcse_is_the_loss_of_sentence_transformers():
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randn(9, 16, generator=generator) for _ in range(2))
     expected = library.compute_loss_from_embeddings([first, second], torch.arange(9))
-    torch.testing.assert_close(found_again(first, second), expected)
+    torch.testing.assert_close(info_nce(first, second, _TEMPERATURE), expected)
 
 
 def test_simcse_sees_each_text_under_two_draws_of_dropout(monkeypatch):
     seen, items = [], make_data("text", 16)[0]
-    monkeypatch.setattr("graft.pretext.texts.found_again", lambda *pair: seen.append(pair) or found_again(*pair))
+    monkeypatch.setattr("graft.pretext.texts.info_nce", lambda *given: seen.append(given[:2]) or info_nce(*given))
     list(playing(plan("simcse", 1), items, lively()))
     first, second = seen[0]
     assert not torch.allclose(first, second) and torch.cosine_similarity(first, second).mean() > 0.5

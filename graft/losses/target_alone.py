@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from graft.backbones.base import Backbone
-from graft.losses.base import LOSSES, Added, Other, Seen, Start
+from graft.losses.base import LOSSES, Added, Seen, Start, other_of
 from graft.records import Plan, Task
 
 Look = Callable[[], tuple[torch.Tensor, torch.Tensor]]
@@ -29,11 +29,6 @@ class _Alone(Added):
             return ""
         names = ", ".join(name for name, _ in plan.losses)
         return f"losses ({names}) with the task {task}, expected classification: they make the network sure of one class an item."
-
-
-def other_of(seen: Seen) -> Other:
-    assert seen.other is not None, "the loop gives others to a loss that needs them"
-    return seen.other
 
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:

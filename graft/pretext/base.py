@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from graft.backbones.base import Backbone, State
-from graft.losses import Added, Other, Seen
+from graft.losses import Added, Seen
+from graft.losses.base import other_of
 from graft.records import Phase, Plan, Task
 from graft.registry import Registry
 
@@ -18,9 +19,9 @@ PRETEXTS = Registry("pretext")
 class Pretext(Added):
     """A task that needs no label: `forward` makes of a prepared batch what the network shall read, runs it, and gives a scalar.
 
-    modalities: of the backbones that it can teach. rate: the highest rate of AdamW for random weights, and a tenth of it for pretrained
-    ones. batch_size: of its source, or what two processor cores can do. Random numbers come from torch's global generator, which the
-    loop seeds for each epoch, so that an epoch can be repeated.
+    modalities: of the backbones that it can teach. highest_rate: of AdamW, for random weights; pretrained ones learn at a tenth of
+    it. batch_size: of its source, or what two processor cores can do. Random numbers come from torch's global generator, which the loop
+    seeds for each epoch, so that an epoch can be repeated.
     """
 
     needs_others = True
@@ -50,9 +51,11 @@ def batch_of(seen: Seen) -> State:
     return other_of(seen).states[0]
 
 
-def other_of(seen: Seen) -> Other:
-    assert seen.other is not None, "the loop gives others to a loss that needs them"
-    return seen.other
+def tensors_of(seen: Seen) -> dict[str, torch.Tensor]:
+    """The prepared batch of items that are read as several tensors: tokens, cells, signals."""
+    batch = batch_of(seen)
+    assert isinstance(batch, dict), "such a batch is a dict"
+    return batch
 
 
 def run(seen: Seen, state: State, stop: int | None = None) -> State:

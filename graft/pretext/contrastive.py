@@ -47,6 +47,12 @@ def nt_xent(rows: torch.Tensor, temperature: float) -> torch.Tensor:
     return functional.cross_entropy(alike, torch.arange(len(rows), device=rows.device).roll(len(rows) // 2))
 
 
+def info_nce(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Cross-entropy, in nats, of which of the n others (n, d) belongs to each one (n, d), by their cosine over the temperature."""
+    logits = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T / temperature
+    return functional.cross_entropy(logits, torch.arange(len(one), device=one.device))
+
+
 @PRETEXTS.add("Bardes et al. 2022, arXiv:2105.04906, equations 1 to 6", name="vicreg")
 class VICReg(Pretext):
     """Two random views of an image are to have the same features, each of which varies over the batch and goes with no other.

@@ -15,7 +15,8 @@ from graft.backbones.base import Backbone
 from graft.features import extract, to_device
 from graft.items import open_image
 from graft.losses import Seen, Start
-from graft.pretext.base import PRETEXTS, Pretext, features_of, other_of
+from graft.losses.base import other_of
+from graft.pretext.base import PRETEXTS, Pretext, features_of
 from graft.records import Step
 
 # Views of all items together that the teachers are asked for, and of one item at least and at most.

@@ -5,7 +5,8 @@ from torch.nn import functional
 
 from graft.backbones.columns import MISSING, sizes_of
 from graft.losses import Seen, Start
-from graft.pretext.base import PRETEXTS, Pretext, batch_of, features_of
+from graft.pretext.base import PRETEXTS, Pretext, features_of, tensors_of
+from graft.pretext.contrastive import info_nce
 from graft.pretext.projectors import mlp
 
 Batch = dict[str, torch.Tensor]
@@ -34,8 +35,7 @@ class MaskedCells(Pretext):
         self.decode = mlp(start, (width, width, len(columns["numbers"]) + sum(self.sizes)), normalised=False)
 
     def forward(self, seen: Seen) -> torch.Tensor:
-        batch = batch_of(seen)
-        assert isinstance(batch, dict)
+        batch = tensors_of(seen)
         hidden = torch.rand(cells_of(batch), device=batch["numbers"].device) < HIDDEN_SHARE
         return cell_loss(self.decode(features_of(seen, hide(batch, hidden))), batch, hidden, self.sizes)
 
@@ -55,8 +55,7 @@ class Scarf(Pretext):
         self.project = mlp(start, (start.backbone.width, _WIDTH, _WIDTH), normalised=False)
 
     def forward(self, seen: Seen) -> torch.Tensor:
-        batch = batch_of(seen)
-        assert isinstance(batch, dict)
+        batch = tensors_of(seen)
         other = corrupted(batch, CORRUPTED_SHARE)
         return info_nce(self.project(features_of(seen, batch)), self.project(features_of(seen, other)), TEMPERATURE)
 
@@ -99,9 +98,3 @@ def corrupted(batch: Batch, share: float) -> Batch:
         "numbers": torch.where(swapped[:, :p], batch["numbers"].gather(0, donors[:, :p]), batch["numbers"]),
         "codes": torch.where(swapped[:, p:], batch["codes"].gather(0, donors[:, p:]), batch["codes"]),
     }
-
-
-def info_nce(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Cross-entropy, in nats, of which of the n others (n, d) belongs to each one (n, d), by their cosine over the temperature."""
-    logits = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T / temperature
-    return functional.cross_entropy(logits, torch.arange(len(one), device=one.device))

@@ -3,7 +3,7 @@
 import torch
 
 from graft.losses import Seen, Start
-from graft.pretext.base import PRETEXTS, Pretext, batch_of, features_of, run
+from graft.pretext.base import PRETEXTS, Pretext, features_of, run, tensors_of
 from graft.pretext.contrastive import nt_xent
 from graft.pretext.projectors import mlp
 
@@ -33,8 +33,7 @@ class MaskedSegments(Pretext):
         self.decode = mlp(start, (start.backbone.width, self.channels * self.steps))
 
     def forward(self, seen: Seen) -> torch.Tensor:
-        batch = batch_of(seen)
-        assert isinstance(batch, dict)
+        batch = tensors_of(seen)
         signal, there = batch["hidden"], batch["attention_mask"].bool()
         hidden = spans(signal) & there.unsqueeze(-1)
         state = run(seen, {**batch, "hidden": signal.masked_fill(hidden, 0.0)}, self.last)
@@ -61,8 +60,7 @@ class ContrastiveCrops(Pretext):
         self.project = mlp(start, (width, width, width))
 
     def forward(self, seen: Seen) -> torch.Tensor:
-        batch = batch_of(seen)
-        assert isinstance(batch, dict)
+        batch = tensors_of(seen)
         share = LEAST_CROP + (1 - LEAST_CROP) * torch.rand(()).item()
         one, other = (features_of(seen, changed(crop(batch, share))) for _ in range(2))
         return nt_xent(self.project(torch.cat([one, other])), TEMPERATURE)

@@ -4,12 +4,13 @@ import copy
 
 import torch
 from torch import nn
-from torch.nn.functional import cosine_similarity, cross_entropy, embedding, gelu, linear, normalize
+from torch.nn.functional import cosine_similarity, cross_entropy, embedding, gelu, linear
 
 from graft.backbones.base import Backbone, State, Vocabulary
 from graft.features import device_of, to_device
 from graft.losses import Seen, Start
-from graft.pretext.base import PRETEXTS, Pretext, batch_of, features_of, run
+from graft.pretext.base import PRETEXTS, Pretext, batch_of, features_of, run, tensors_of
+from graft.pretext.contrastive import info_nce
 from graft.records import Phase, Plan, Task
 
 _HIDDEN = 0.15  # Devlin et al. 2019, section 3.1, as are the next two
@@ -89,7 +90,7 @@ class MaskedLanguage(_OfTokens):
             self.guess = Guess(tokens_width(start.backbone), self.vocabulary.table).to(start.target.device)
 
     def forward(self, seen: Seen) -> torch.Tensor:
-        batch = tokens_of(seen)
+        batch = tensors_of(seen)
         shown, hidden = hide(batch, self.vocabulary)
         state, table = self.read(seen, shown, stop=-1)
         assert isinstance(state, dict), "the stage before the pooling gives tokens"
@@ -114,7 +115,7 @@ class SimCSE(Pretext):
 
     def forward(self, seen: Seen) -> torch.Tensor:
         batch = batch_of(seen)
-        return found_again(features_of(seen, batch), features_of(seen, batch))
+        return info_nce(features_of(seen, batch), features_of(seen, batch), _TEMPERATURE)
 
 
 @PRETEXTS.add("Wang et al. 2021, arXiv:2104.06979, sections 3 and 4.1", name="tsdae")
@@ -134,7 +135,7 @@ class Tsdae(_OfTokens):
             self.decoder = Decoder(start.backbone.width, self.vocabulary.table).to(start.target.device)
 
     def forward(self, seen: Seen) -> torch.Tensor:
-        batch = tokens_of(seen)
+        batch = tensors_of(seen)
         features, table = self.read(seen, without(batch, self.vocabulary), stop=None)
         assert isinstance(features, torch.Tensor), "the last stage pools"
         with torch.autocast(features.device.type, torch.bfloat16, enabled=seen.bf16):
@@ -209,12 +210,6 @@ def sines(length: int, width: int) -> torch.Tensor:
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width]
 
 
-def tokens_of(seen: Seen) -> Tokens:
-    batch = batch_of(seen)
-    assert isinstance(batch, dict), "a network with a vocabulary reads a dict"
-    return batch
-
-
 @torch.no_grad()
 def tokens_width(backbone: Backbone) -> int:
     """How wide a token is before the pooling."""
@@ -272,9 +267,3 @@ def told(seen: Seen, guess: Guess, hidden: torch.Tensor, table: torch.Tensor, tr
     with torch.autocast(hidden.device.type, torch.bfloat16, enabled=seen.bf16):
         logits = guess(hidden, table)
     return cross_entropy(logits.float(), truth, reduction="sum") / max(1, len(truth))
-
-
-def found_again(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """-log of the share that each row's own other has: softmax over cosines (n, n) / 0.05, mean over rows."""
-    cosines = normalize(first, dim=1) @ normalize(second, dim=1).T
-    return cross_entropy(cosines / _TEMPERATURE, torch.arange(len(first), device=first.device))
