@@ -10,6 +10,7 @@ from graft.backbones import load_backbone
 from graft.data import check, load
 from graft.study import run
 from graft.study.judge import parts
+from graft.study.material import Material
 from graft.study.start import gain
 
 pytestmark = pytest.mark.usefixtures("quick_studies")
@@ -29,7 +30,7 @@ def made(tmp_path):
 
 def of(name):
     dataset = check(load(table()))
-    return gain(dataset, load_backbone(name), parts(dataset, 0), "accuracy")
+    return gain(Material(dataset, {name: load_backbone(name)}, "accuracy", 0), name, parts(dataset, 0))
 
 
 def test_the_same_weights_gain_nothing(made):

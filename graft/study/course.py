@@ -176,7 +176,7 @@ class Course:
     def look_back(self, source: Dataset | None) -> None:
         """What the model forgot of the source task, where one was named; what a pretraining gave, where its card says where it began."""
         start = self.material.backbones[self.chosen.backbone]
-        self.pretraining = gain(self.material.dataset, start, self.cut, self.material.metric, seed=self.material.seed, progress=self.log)
+        self.pretraining = gain(self.material, self.chosen.backbone, self.cut)
         if self.pretraining:
             self.log.note(self.pretraining["sentence"])
         self.kept = {} if source is None else forgetting(source, start, self.model, seed=self.material.seed, progress=self.log)
