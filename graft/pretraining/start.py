@@ -1,14 +1,11 @@
 """The network to begin with. Heavy: torch."""
 
-from graft.backbones import columns, load_backbone, shipped
+from graft.backbones import columns, load_backbone
 from graft.backbones.base import Backbone
 from graft.errors import GraftError
 from graft.pretraining.material import Material
 
-_SHIPPED = "image"
-# Where that is not installed: small, and quick on processors.
-_IMAGE = "untrained:timm:mobilenetv3_small_100@96px"
-_TEXT = "sentence:minilm"
+_DEFAULTS = {"image": "shipped:image", "text": "sentence:minilm"}
 # What may read what: a table's rows are texts, too.
 _READERS = {"image": ("image",), "text": ("text",), "table": ("table", "text"), "signal": ("signal",)}
 
@@ -34,13 +31,11 @@ def refuse_other_items(backbone: Backbone, material: Material, what: str) -> Non
 
 
 def _default(material: Material, seed: int) -> Backbone:
-    if material.modality == "text":
-        return load_backbone(_TEXT)
+    if material.modality in _DEFAULTS:
+        return load_backbone(_DEFAULTS[material.modality])
     if material.modality == "table":
         assert material.dataset is not None, "tables are data sets"
         return columns.fresh(material.dataset, seed=seed)
-    if material.modality == "image" and _SHIPPED in shipped.names():
-        return load_backbone(f"shipped:{_SHIPPED}")
-    backbone = load_backbone(_IMAGE if material.modality == "image" else f"signal:{len(material.items[0])}")
+    backbone = load_backbone(f"signal:{len(material.items[0])}")
     backbone.reset(seed)
     return backbone
