@@ -1,10 +1,12 @@
 """Pretexts of tables: their losses by the papers' equations, what they change of a batch, and their play in the loop."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from pretext_samples import RECIPE, alone, beside, killed_twice, playing  # noqa: F401
 from test_backbones_columns import dataset, people
 from test_train import assert_same, numbers, weights
 from torch import nn
@@ -15,29 +17,14 @@ from graft.errors import GraftError
 from graft.pretext import PRETEXTS
 from graft.pretext.contrastive import info_nce
 from graft.pretext.rows import cell_loss, corrupted, hide
-from graft.records import Phase, Plan, Recipe
-from graft.train import Checkpoints, checkpoint, train
+from graft.records import Phase, Plan
+from graft.train import train
 
 NAMES = ("masked_cells", "scarf")
-RECIPE = Recipe(batch_size=32, precision="fp32", batch_norm="batch", augment=False)
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    """A cache of its own, and one thread: bit for bit needs sums in one order."""
-    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def start(name, kind="mlp", epochs=4, seed=0, backbone=None, **options):
-    """(events to come, the encoder)."""
-    backbone = backbone or columns.fresh(dataset(), kind)
-    plan = Plan((Phase(epochs, (1e-3,) * backbone.depth, 0.0),), losses=((name, 1.0),), supervised=False)
-    given = {"task": "regression", "others": list(dataset().items), "recipe": RECIPE, "seed": seed, **options}
-    return train(backbone, nn.Linear(backbone.width, 1), plan, [], np.empty(0), **given), backbone
+    return playing(name, backbone or columns.fresh(dataset(), kind), list(dataset().items), epochs, seed, **options)
 
 
 def batch_of_rows(n=64):
@@ -58,16 +45,10 @@ def test_every_pretext_learns_and_repeats_itself(name, kind):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_pretext_goes_on_bit_for_bit(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_SHARE_OF_TIME", np.inf)
     events, whole = start(name, epochs=3)
     told = list(events)
-    for after in (1, 2):
-        events, _ = start(name, epochs=3, checkpoints=Checkpoints(tmp_path / "unfinished", "r2"))
-        for _ in range(after):
-            next(events)
-        events.close()
-    events, again = start(name, epochs=3, checkpoints=Checkpoints(tmp_path / "unfinished", "r2"))
-    assert numbers(list(events)) == numbers(told)
+    events, again = killed_twice(partial(start, name, epochs=3), monkeypatch, tmp_path / "unfinished")
+    assert numbers(events) == numbers(told)
     assert_same(weights(again), weights(whole))
 
 
@@ -151,26 +132,13 @@ def masked_cells_by_hand(loss, seen, batch):
 @pytest.mark.parametrize(("name", "by_hand"), [("scarf", scarf_by_hand), ("masked_cells", masked_cells_by_hand)])
 def test_the_loss_is_of_what_the_network_says_of_the_changed_rows(name, by_hand):
     """Truth: played by hand through the encoder and what stands behind it, from the loop's random numbers."""
-    kept = []
-
-    class Spy(PRETEXTS[name]):
-        def forward(self, seen):
-            state = torch.get_rng_state()
-            value = super().forward(seen)
-            torch.set_rng_state(state)
-            kept.append((value.item(), by_hand(self, seen, *seen.other.states).item()))
-            return value
-
-    PRETEXTS.add("a test", name="spy")(Spy)
-    try:
+    with beside(name, by_hand) as kept:
         backbone = columns.fresh(dataset())
         # Without dropout both plays are the same.
         for layer in backbone.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0
         list(start("spy", epochs=1, backbone=backbone)[0])
-    finally:
-        del PRETEXTS._members["spy"]
     assert kept and all(one == pytest.approx(other, abs=1e-5) for one, other in kept)
 
 

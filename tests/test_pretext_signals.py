@@ -1,34 +1,22 @@
 """Pretexts of signals: spans and crops as the papers draw them, their losses by equation, and their play in the loop."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from pretext_samples import RECIPE, alone, beside, killed_twice, playing  # noqa: F401
 from test_backbones_signal import waves
 from test_train import assert_same, numbers, weights
-from torch import nn
 
 from graft.backbones import load_backbone
 from graft.backbones.tiny import load
 from graft.errors import GraftError
 from graft.pretext import PRETEXTS
 from graft.pretext.signals import changed, crop, spans
-from graft.records import Phase, Plan, Recipe
-from graft.train import Checkpoints, checkpoint, train
 
 NAMES = ("masked_segments", "contrastive_crops")
-RECIPE = Recipe(batch_size=32, precision="fp32", batch_norm="batch", augment=False)
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    """A cache of its own, and one thread: bit for bit needs sums in one order."""
-    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "cache"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def signals():
@@ -37,11 +25,7 @@ def signals():
 
 
 def start(name, epochs=4, seed=0, backbone=None, **options):
-    """(events to come, the network)."""
-    backbone = backbone or load_backbone("signal:2")
-    plan = Plan((Phase(epochs, (1e-3,) * backbone.depth, 0.0),), losses=((name, 1.0),), supervised=False)
-    given = {"task": "regression", "others": signals(), "recipe": RECIPE, "seed": seed, **options}
-    return train(backbone, nn.Linear(backbone.width, 1), plan, [], np.empty(0), **given), backbone
+    return playing(name, backbone or load_backbone("signal:2"), signals(), epochs, seed, **options)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,16 +42,10 @@ def test_every_pretext_learns_and_repeats_itself(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_pretext_goes_on_bit_for_bit(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_SHARE_OF_TIME", np.inf)
     events, whole = start(name, epochs=3)
     told = list(events)
-    for after in (1, 2):
-        events, _ = start(name, epochs=3, checkpoints=Checkpoints(tmp_path / "unfinished", "r2"))
-        for _ in range(after):
-            next(events)
-        events.close()
-    events, again = start(name, epochs=3, checkpoints=Checkpoints(tmp_path / "unfinished", "r2"))
-    assert numbers(list(events)) == numbers(told)
+    events, again = killed_twice(partial(start, name, epochs=3), monkeypatch, tmp_path / "unfinished")
+    assert numbers(events) == numbers(told)
     assert_same(weights(again), weights(whole))
 
 
@@ -100,32 +78,22 @@ def test_spans_are_as_long_and_as_many_as_the_papers():
 
 def test_the_loss_is_the_mean_squared_error_on_what_is_hidden():
     """Truth: Zerveas et al. 2021, equation 4, step by step, of signals of different lengths."""
-    kept = []
 
-    class Spy(PRETEXTS["masked_segments"]):
-        def forward(self, seen):
-            state = torch.get_rng_state()
-            value = super().forward(seen)
-            torch.set_rng_state(state)
-            (batch,) = seen.other.states
-            signal, there = batch["hidden"], batch["attention_mask"]
-            hidden = spans(signal)
-            given = signal.clone()
-            given[hidden] = 0.0
-            places = seen.run({"hidden": given, "attention_mask": there}, 4)["hidden"]
-            errors = []
-            for item, step, channel in np.argwhere(hidden.numpy()).tolist():
-                if there[item, step]:
-                    said = self.decode(places[item, step // 16])[step % 16 * 2 + channel]
-                    errors.append((said - signal[item, step, channel]) ** 2)
-            kept.append((value.item(), torch.stack(errors).mean().item()))
-            return value
+    def by_hand(loss, seen, batch):
+        signal, there = batch["hidden"], batch["attention_mask"]
+        hidden = spans(signal)
+        given = signal.clone()
+        given[hidden] = 0.0
+        places = seen.run({"hidden": given, "attention_mask": there}, 4)["hidden"]
+        errors = []
+        for item, step, channel in np.argwhere(hidden.numpy()).tolist():
+            if there[item, step]:
+                said = loss.decode(places[item, step // 16])[step % 16 * 2 + channel]
+                errors.append((said - signal[item, step, channel]) ** 2)
+        return torch.stack(errors).mean()
 
-    PRETEXTS.add("a test", name="spy")(Spy)
-    try:
+    with beside("masked_segments", by_hand) as kept:
         list(start("spy", epochs=1)[0])
-    finally:
-        del PRETEXTS._members["spy"]
     assert kept and all(one == pytest.approx(other, rel=1e-4) for one, other in kept)
 
 
@@ -167,26 +135,15 @@ def test_a_changed_signal_is_scaled_by_channel_and_noisy():
 
 def test_two_crops_of_a_signal_are_told_from_all_others():
     """Truth: Chen et al. 2020, equation 1, written out for crops that are drawn again from the same random numbers."""
-    kept = []
 
-    class Spy(PRETEXTS["contrastive_crops"]):
-        def forward(self, seen):
-            state = torch.get_rng_state()
-            value = super().forward(seen)
-            torch.set_rng_state(state)
-            (batch,) = seen.other.states
-            share = 0.5 + 0.5 * torch.rand(()).item()
-            one, other = (seen.run(changed(crop(batch, share)), None) for _ in range(2))
-            z = self.project(torch.cat([one, other])).detach()
-            n = len(one)
-            s = np.array([[float(a @ b / (a.norm() * b.norm())) for b in z] for a in z]) / 0.2
-            lost = [np.log(sum(np.exp(s[i, k]) for k in range(2 * n) if k != i)) - s[i, (i + n) % (2 * n)] for i in range(2 * n)]
-            kept.append((value.item(), np.mean(lost)))
-            return value
+    def by_hand(loss, seen, batch):
+        share = 0.5 + 0.5 * torch.rand(()).item()
+        one, other = (seen.run(changed(crop(batch, share)), None) for _ in range(2))
+        z = loss.project(torch.cat([one, other])).detach()
+        n = len(one)
+        s = np.array([[float(a @ b / (a.norm() * b.norm())) for b in z] for a in z]) / 0.2
+        return np.mean([np.log(sum(np.exp(s[i, k]) for k in range(2 * n) if k != i)) - s[i, (i + n) % (2 * n)] for i in range(2 * n)])
 
-    PRETEXTS.add("a test", name="spy")(Spy)
-    try:
+    with beside("contrastive_crops", by_hand) as kept:
         list(start("spy", epochs=1)[0])
-    finally:
-        del PRETEXTS._members["spy"]
     assert kept and all(one == pytest.approx(other, rel=1e-3) for one, other in kept)
