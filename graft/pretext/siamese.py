@@ -62,9 +62,8 @@ class DINO(Pretext):
     What the copy says is centred by its running mean and sharpened, so that neither one prototype nor all alike is an answer.
     local_views: small views, of 5 to 20 % of the image and half its side, that the network alone sees; 0, as small images have none to
     spare. Differs: 1024 prototypes (the paper's 65536), hidden layers four times as wide as the features (256 to 2048, the paper's 2048),
-    the other views are 20 % of the image or more, the last layer learns from the first epoch on, the
-    centre begins at the first batch's mean, and the follower's decay begins at 0.99
-    (see `BYOL`).
+    the other views are 20 % of the image or more, the last layer learns from the first epoch on, the centre begins at the first batch's
+    mean, and the follower's decay begins at 0.99 (see `BYOL`).
     """
 
     modalities = ("image",)

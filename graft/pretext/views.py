@@ -24,10 +24,10 @@ class Views:
     """How views are drawn; called with a prepared batch (n, c, h, w) it gives one random view of each image, (n, c, h, w).
 
     c is 3, or 1 for grey images, whose brightness and contrast alone are changed. mean, std: of each channel, which the batch was
-    normalised with; pixels are in [0, 1] without. area: share of the image that a crop keeps, and ratio: of
-    its sides, (low, high). mirror, jitter, grey, blur,
-    solarise: chances, each in [0, 1]; images up to 64 px a side are not blurred. brightness, contrast, saturation: how far each factor may
-    be from 1. hue: how far it may be turned, in turns. size_px: side of a view, that of the image unless given.
+    normalised with; pixels are in [0, 1] without. area: share of the image that a crop keeps, and ratio: of its sides, (low, high).
+    mirror, jitter, grey, blur, solarise: chances, each in [0, 1]; images up to 64 px a side are not blurred. brightness, contrast,
+    saturation: how far each factor may be from 1. hue: how far it may be turned, in turns. size_px: side of a view, that of the image
+    unless given.
 
     Source: Chen et al. 2020, arXiv:2002.05709, appendix A, at the strength 0.5 of its experiments on CIFAR-10 (appendix B.9); solarising
     from Grill et al. 2020, arXiv:2006.07733, appendix B. Differs: the hue turns in YIQ, not in HSV; brightness, contrast, saturation and
