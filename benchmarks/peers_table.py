@@ -18,6 +18,7 @@ HEADER = (
     "peer / fit",
     "peer / run",
 )
+ONE_CORE = ", one core"
 ALONE = ("data", "setting", "runs, seeds", "accuracy", "seconds", "date", "versions")
 
 
@@ -32,6 +33,8 @@ def summary(path, since=""):
     table["accuracy"] = pd.to_numeric(table["accuracy"])
     # Runs with freed memory kept are another measurement.
     table.loc[table["memory"] == "kept", "data"] += ", memory kept"
+    # So are runs that were held to one core.
+    table.loc[table["machine"].str.contains(", 1 cores") & (table["contender"] != "graft"), "setting"] += ONE_CORE
     beside, alone = table[table["pair"] != ""], table[table["pair"] == ""]
     parts = []
     if len(beside):
@@ -39,8 +42,9 @@ def summary(path, since=""):
         lines = []
         for (data, peer), group in pairs.groupby(["data", "contender"], sort=False):
             lines += [line(data, peer, setting, some) for setting, some in group.groupby("setting", sort=False)]
-            if group["setting"].nunique() > 1:
-                lines.append(line(data, peer, f"best of {group['setting'].nunique()}, by test accuracy", best(group)))
+            settings = group["setting"].str.removesuffix(ONE_CORE).nunique()
+            if settings > 1:
+                lines.append(line(data, peer, f"best of {settings}, by test accuracy", best(group)))
         parts.append(rows.markdown(HEADER, lines))
     if len(alone):
         lines = [alone_line(*key, group) for key, group in alone.groupby(["data", "setting"], sort=False)]

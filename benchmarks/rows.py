@@ -9,12 +9,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def machine():
-    """What times depend on, in words: the processor, its cores, and whether it multiplies bf16 in hardware."""
+    """What times depend on, in words: the processor, the cores this process may use, and whether it multiplies bf16 in hardware."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = about.get("flags", "").split()
     bf16 = "yes" if {"avx512_bf16", "amx_bf16"} & set(flags) else "no"
-    return f"{about.get('model name', 'unknown processor')}, {os.cpu_count()} cores, bf16 {bf16}"
+    return f"{about.get('model name', 'unknown processor')}, {len(os.sched_getaffinity(0))} cores, bf16 {bf16}"
 
 
 def commit():
