@@ -20,7 +20,7 @@ from graft.pretext.base import PRETEXTS, Pretext, features_of
 from graft.records import Step
 
 # Views of all items together that the teachers are asked for, and of one item at least and at most.
-_VIEWS, _LEAST_VIEWS, _MOST_VIEWS = 60_000, 4, 50
+_VIEWS, _LEAST_VIEWS, _MOST_VIEWS = 200_000, 4, 50
 # Decoded images and the student's views are kept while they fit; what is over is made each time.
 _KEPT_BYTES = 2 * 1024**3
 # Views that are held in memory at once while the teachers are asked, and those that one of them is given at a time.
@@ -29,8 +29,8 @@ _CHUNK, _TEACHER_BATCH = 1024, 16
 _TEMPERATURE = 2.0
 # Szegedy et al. 2015, arXiv:1409.4842, section 6.
 _AREA, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-# Chances of a view to be changed in colour, and to be mixed with another item's.
-_COLOUR, _MIXED = 0.5, 0.5
+# Chances of a view to be changed in colour, to be blended with another item's, and to have a small one of that pasted in.
+_COLOUR, _BLENDED, _PASTED = 0.5, 0.3, 0.3
 # Standard deviations, on a logarithmic scale, of what a colour change multiplies: the exponent of all channels, the strength of each.
 _GAMMA, _GAIN = 0.3, 0.15
 
@@ -45,9 +45,9 @@ class Distillation(Pretext):
     Features: the mean squared error between a linear projection of the student's features (n, d) and each teacher's, each of these
     standardised. Class outputs: the teacher's own classifier reads that projection too, and what it says is drawn to what it says of the
     teacher's features, by T^2 times the Kullback-Leibler divergence at temperature T = 2. The two are added; teachers are averaged.
-    An image is seen in 4 to 50 random views (crops of 8 to 100 % of its area, mirrored, half of them changed in colour, half mixed with a
-    view of another item), drawn once and taken in turn, so that teachers are asked once for each and their answers kept on disk; student
-    and teacher see the same view, each at its own size. Texts have one view.
+    An image is seen in 4 to 50 random views (crops of 8 to 100 % of its area, mirrored, half of them changed in colour, 30 % blended with a
+    view of another item, as many with a small one pasted in), drawn once and taken in turn, so that teachers are asked once for each and
+    their answers kept on disk; student and teacher see the same view, each at its own size. Texts have one view.
     Differs: Romero et al. match feature maps inside the network, here the pooled features; the classifier that reads the projection is the
     teacher's own, as in Chen et al. 2022, arXiv:2203.14001, so that nothing but the projection is new.
     """
@@ -178,9 +178,13 @@ class Views:
         image = self.crop(place, side_px, rng)
         if rng.random() < _COLOUR:
             image = image.point(colour_table(rng))
-        if rng.random() < _MIXED:
-            other = int(rng.integers(len(self.items)))
-            image = Image.blend(image, self.crop(other, side_px, rng), rng.uniform())
+        mixing = rng.random()
+        if mixing < _BLENDED + _PASTED:
+            other, share = int(rng.integers(len(self.items))), rng.uniform()
+            if mixing < _BLENDED:
+                return Image.blend(image, self.crop(other, side_px, rng), share)
+            left, top = (round(side_px * (1 - share) * edge) for edge in rng.random(2))
+            image.paste(self.crop(other, max(1, round(side_px * share)), rng), (left, top))
         return image
 
     def crop(self, place: int, side_px: int, rng: np.random.Generator) -> Image.Image:
