@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ import graft
 from graft.backbones import load_backbone
 from graft.errors import GraftError
 from graft.pretext import PRETEXTS
-from graft.pretraining import methods, squares, times, watch
-from graft.records import Note, Recipe
+from graft.pretraining import course, methods, squares, times, watch
+from graft.records import Note, Phase, Plan, Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -184,6 +185,46 @@ def test_supervised_learns_from_labels_and_leaves_the_head_behind(tmp_path):
     assert (found.record.method, found.record.batch_size) == ("supervised", 16)
     assert found.record.helped["result"]["score"] >= 0.9
     assert found.record.watched[-1]["loss"] < 0.7 * found.record.watched[1]["loss"]
+
+
+def test_a_plan_says_rates_epochs_and_further_losses(tmp_path, monkeypatch):
+    """Played as it is: the epochs of its phase at its rates, with the loss it adds; another plan in the same folder is refused."""
+    played = []
+    loop = course.train
+    monkeypatch.setattr(course, "train", lambda *given, **named: (played.append(given[2]), loop(*given, **named))[1])
+    plan = Plan((Phase(3, (2e-3,) * 4, 5e-3),), losses=(("cosface", 0.5),))
+    given = {"start": "tiny:text", "label": "kind", "recipe": {"batch_size": 16}, "out": tmp_path / "out"}
+    frame = pd.DataFrame({"text": texts(80), "kind": ["ham", "spam"] * 40})
+    record = graft.pretrain(frame, plan=plan, **given).record
+    assert played == [plan] and (record.epochs, record.planned_epochs, record.rate) == (3, 3, 2e-3)
+    with pytest.raises(GraftError, match=r"plan: .*cosface.* there, .*smoother.* now"):
+        graft.pretrain(frame, plan=replace(plan, losses=(("smoother", 0.5),)), **given)
+
+
+RATES = (1e-3,) * 4
+TOLD = Plan((Phase(1, RATES, 0.0),), losses=(("told", 1.0),), supervised=False)
+
+
+@pytest.mark.parametrize(
+    ("plan", "settings", "message"),
+    [
+        (Plan((Phase(1, RATES, 0.0),)), {}, "supervised=True and the losses none for method 'told', expected"),
+        (replace(TOLD, supervised=True), {}, "supervised=True and the losses told for"),
+        (TOLD, {"epochs": 1}, "beside a plan, expected a plan"),
+        (TOLD, {"budget": "1m"}, "beside a plan, expected a plan"),
+        (Plan(()), {}, "a plan of 0 phases, expected one"),
+        (replace(TOLD, phases=(Phase(1, (1e-3,) * 7, 0.0),)), {}, "7 rates"),
+    ],
+)
+def test_a_plan_that_is_not_the_methods_is_refused(plan, settings, message):
+    with pytest.raises(GraftError, match=message):
+        graft.pretrain(texts(), plan=plan, start="tiny:text", method="told", **settings)
+
+
+def test_a_plan_without_labels_is_refused_for_supervised():
+    frame = pd.DataFrame({"text": texts(), "kind": ["ham", "spam"] * 20})
+    with pytest.raises(GraftError, match="supervised=False for method 'supervised'"):
+        graft.pretrain(frame, plan=TOLD, start="tiny:text", label="kind")
 
 
 def test_a_regression_is_learned_from_too():

@@ -19,7 +19,7 @@ from graft.pretraining.material import Material
 from graft.pretraining.methods import SUPERVISED
 from graft.pretraining.squares import packed
 from graft.pretraining.watch import Watch
-from graft.records import Epoch, Event, Note, Pretraining, Recipe
+from graft.records import Epoch, Event, Note, Plan, Pretraining, Recipe
 from graft.report import pretraining_card, words
 from graft.runs import Log, folder, versions
 from graft.train import Checkpoints, train
@@ -33,13 +33,14 @@ _SUPERVISED_SOURCE = "Yosinski et al. 2014, arXiv:1411.1792"
 
 @dataclass
 class Lesson:
-    """What a network is taught, and how: all that one play of the loop needs but the network."""
+    """What a network is taught, and how: all that one play of the loop needs but the network. plan: None for the method's own."""
 
     material: Material
     method: str
     recipe: Recipe
     teachers: list[Backbone]
     seed: int
+    plan: Plan | None = None
 
     @property
     def prepares(self) -> bool:
@@ -61,7 +62,7 @@ class Lesson:
         first: int | None = None,
     ) -> Generator[Epoch | Note, None, None]:
         """The events of `train`. items: as those of the material, or packed; the first so many of them."""
-        plan, head = methods.plan_of(self.method, backbone, epochs), self.head(backbone)
+        plan, head = self.plan or methods.plan_of(self.method, backbone, epochs), self.head(backbone)
         given: dict[str, Any] = {"recipe": self.recipe, "seed": self.seed, "checkpoints": checkpoints, "progress": progress}
         items = items[:first]
         if self.method != SUPERVISED:
@@ -81,7 +82,8 @@ class Course:
         self.material, self.seed = lesson.material, lesson.seed
         self.unfinished = path / folder.UNFINISHED if path else None
         self.notes = list(self.material.notes)
-        self.start, self.rate = backbone.name, methods.highest_rate(lesson.method, backbone)
+        self.start = backbone.name
+        self.rate = max(lesson.plan.phases[0].lr) if lesson.plan else methods.highest_rate(lesson.method, backbone)
         self.watch = Watch(
             self.material, log, log.say, self.unfinished and self.unfinished / "watched.json", reads_labels=lesson.method == SUPERVISED
         )
@@ -118,7 +120,8 @@ class Course:
         def decide() -> int:
             learned = f"of {method} on {words.items(n, self.material.modality)}"
             if budget is None:
-                wanted = epochs or methods.default_epochs(method, self.backbone)
+                plan = self.lesson.plan
+                wanted = plan.phases[0].epochs if plan else epochs or methods.default_epochs(method, self.backbone)
                 self.log.say(f"plan: {words.plural(wanted, 'epoch')} {learned}")
                 return wanted
             one = measured() * n

@@ -111,6 +111,20 @@ def plan_of(name: str, backbone: Backbone, epochs: int) -> Plan:
     return Plan((Phase(epochs, rates, 0.0, method.anchor),), losses=losses, supervised=False, end=method.end)
 
 
+def refuse_other_plan(plan: Plan, name: str) -> None:
+    """Raises GraftError where a plan is not one of this method's: of one phase, supervised, or with the pretext among its losses."""
+    losses = [loss for loss, _ in plan.losses]
+    if len(plan.phases) != 1:
+        raise GraftError(f"a plan of {len(plan.phases)} phases, expected one: a pretraining is watched as a single course.")
+    if name == SUPERVISED and not plan.supervised:
+        raise GraftError("a plan with supervised=False for method 'supervised', expected one that learns from labels.")
+    if name != SUPERVISED and (plan.supervised or name not in losses):
+        raise GraftError(
+            f"a plan with supervised={plan.supervised} and the losses {', '.join(losses) or 'none'} for method {name!r}, expected "
+            f"supervised=False and {name} among the losses."
+        )
+
+
 def recipe_of(name: str) -> Recipe:
     """The recipe where none is named: a pretext makes its own views of a batch; batch normalisation takes the batch's statistics."""
     if name == SUPERVISED:

@@ -1,10 +1,11 @@
 """A pretraining from data on disk to a folder that is a backbone: `graft pretrain`. Loads, calls, writes. Heavy: torch."""
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from graft.pretraining.material import Material, read
 from graft.pretraining.methods import SUPERVISED
 from graft.pretraining.start import begun_with, refuse_other_items
 from graft.recipes import settings_of
-from graft.records import Event, Pretraining, Recipe
+from graft.records import Event, Plan, Pretraining, Recipe
 from graft.report import write_pretraining
 from graft.runs import Log, folder, versions
 
@@ -49,6 +50,7 @@ def pretrain(
     budget: str | float | None = None,
     seed: int = 0,
     recipe: Recipe | Mapping[str, Any] | None = None,
+    plan: Plan | None = None,
     judge: Any = None,
     roles: Mapping[str, Any] | None = None,
     progress: Progress = None,
@@ -62,7 +64,8 @@ def pretrain(
     default of the kind of items, "distillation" with teachers, "supervised" with a label. teachers: backbones to learn from. label:
     column to learn from, or with another method to look at. epochs: passes over the items; budget: time instead, "20m" or seconds; the
     method's own number of epochs unless one is given. recipe: how it is played, or the fields in which that differs from the method's own
-    recipe. judge: labelled data that tell whether it helped. roles: for `load` (text, image).
+    recipe. plan: which rates and further losses, in place of the method's own and of a number of epochs. judge: labelled data that tell
+    whether it helped. roles: for `load` (text, image).
 
     Labels that are there are not learned from, unless asked: some of those items are held out, and a probe on them tells whether it
     helped. Items that cannot be read are named in the findings and set aside. A killed run goes on with the same call, and ends with the
@@ -73,6 +76,8 @@ def pretrain(
     seconds = None if budget is None else budget_seconds(budget)
     if seconds is not None and epochs is not None:
         raise GraftError(f"a budget ({budget}) and {epochs} epochs were named, expected one of them: a budget says how many epochs fit.")
+    if plan is not None and (epochs is not None or budget is not None):
+        raise GraftError("epochs or a budget were named beside a plan, expected a plan alone: its phases have their epochs.")
     if epochs is not None and epochs < 1:
         raise GraftError(f"epochs is {epochs}, expected at least 1.")
     path = None if out is None else folder.prepare(out)
@@ -85,7 +90,9 @@ def pretrain(
         for teacher in taught_by:
             refuse_other_items(teacher, material, "the teacher")
         name = methods.chosen(method, backbone, labelled=label is not None, teachers=taught_by)
-        lesson = Lesson(material, name, _recipe(name, recipe), taught_by, seed)
+        if plan is not None:
+            methods.refuse_other_plan(plan, name)
+        lesson = Lesson(material, name, _recipe(name, recipe), taught_by, seed, plan)
         config = {
             "data": material.name,
             "items": len(material.items),
@@ -98,6 +105,7 @@ def pretrain(
             "budget_seconds": seconds,
             "judged_on": None if material.judged is None else [material.judged.data, len(material.judged.held_target)],
             "recipe": settings_of(lesson.recipe),
+            "plan": None if plan is None else json.loads(json.dumps(asdict(plan))),
             "seed": seed,
             "versions": versions(),
         }
