@@ -8,18 +8,18 @@ Weights are written as halves. On a shared machine set OMP_NUM_THREADS=1.
 
 import argparse
 import io
+import tempfile
 import time
 import zipfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
+import pandas as pd
 from PIL import Image
-from torch import nn
 
+import graft
 from graft.backbones import _doodle, _folders
-from graft.records import Epoch, Phase, Plan, Recipe
-from graft.train import train
+from graft.records import Phase, Plan, Step
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ("images_background_small1", "images_background_small2")
@@ -67,17 +67,18 @@ def digits(shared):
 
 
 def learn(pictures, classes, epochs, seed=0, tell=None):
-    """A network that was taught these classes from random weights by the one loop, and the processor's seconds that it took."""
-    torch.manual_seed(seed)
-    backbone = _doodle.build()
-    head = nn.Linear(backbone.width, int(classes.max()) + 1)
-    plan = Plan((Phase(epochs, (RATE,) * backbone.depth, HEAD_RATE),), losses=(("cosface", 1.0),))
-    begun = time.process_time()
-    recipe = Recipe(batch_size=BATCH, batch_norm="batch")
-    for event in train(backbone, head, plan, pictures, classes, task="classification", recipe=recipe, seed=seed):
-        if isinstance(event, Epoch) and tell:
-            tell(f"epoch {event.epoch + 1}: loss {event.loss:.3f}, {event.seconds:.0f} s, {time.process_time() - begun:.0f} s of processor")
-    return backbone, time.process_time() - begun
+    """A network that was taught these classes from random weights, and the processor's seconds that it took."""
+    data = pd.DataFrame({"drawing": pictures, "character": [f"character {number}" for number in classes]})
+    with tempfile.TemporaryDirectory() as folder:
+        network = _doodle.build()
+        network.save(folder)
+        plan = Plan((Phase(epochs, (RATE,) * network.depth, HEAD_RATE),), losses=(("cosface", 1.0),))
+        begun = time.process_time()
+        made = graft.pretrain(
+            data, start=f"untrained:checkpoint:{folder}", label="character", roles={"image": "drawing"}, plan=plan, seed=seed,
+            recipe={"batch_size": BATCH}, progress=lambda event: isinstance(event, Step) or (tell and tell(event)),
+        )  # fmt: skip
+    return made.backbone, time.process_time() - begun
 
 
 def write(backbone, folder):

@@ -157,9 +157,10 @@ class Course:
                 left = self.epochs - self.played
                 if self.watch.epoch(event, self.backbone, last=not left):
                     self._write_latest()
-                    if self.played == 1 and left:
-                        told = words.duration(left * event.seconds)
-                        self.log.say(f"an epoch takes {words.duration(event.seconds)}: about {told} for the {left} that are left")
+                    # What a method prepares before an epoch is done before the clock of the first, and later epochs may do without.
+                    if self.played == (2 if self.lesson.prepares else 1) and left:
+                        told = f"{'at most' if self.lesson.prepares else 'about'} {words.duration(left * event.seconds)}"
+                        self.log.say(f"an epoch takes {words.duration(event.seconds)}: {told} for the {left} that are left")
         if not self.played:
             raise times.Interrupted("interrupted within the first epoch: nothing was learned yet. The same command begins anew.")
         if self.path:
