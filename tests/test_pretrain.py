@@ -238,6 +238,16 @@ def test_a_teacher_is_listened_to(tmp_path):
     assert record.teachers == ["tiny:text-1"] and "taught by tiny:text-1" in (graft.report.pretraining.made_sentence(record))
 
 
+@pytest.mark.parametrize(("prepares", "said"), [(False, "about"), (True, "at most")])
+def test_the_time_that_is_left_is_told_when_it_is_known(tmp_path, monkeypatch, prepares, said):
+    """After the first epoch; after the second where a method prepares views, which the first epoch's clock has not seen."""
+    monkeypatch.setattr(course.Lesson, "prepares", prepares)
+    made(texts(), tmp_path / "out", epochs=3)
+    lines = (tmp_path / "out" / "log.txt").read_text(encoding="utf-8").splitlines()
+    place = next(place for place, line in enumerate(lines) if "an epoch takes" in line)
+    assert f": {said} " in lines[place] and f"epoch {1 + prepares}:" in lines[place - 1]
+
+
 def test_signals_are_learned_from_as_arrays_and_files(tmp_path, monkeypatch):
     from graft.pretraining import signals
 
