@@ -67,7 +67,8 @@ WARM_UP = {
     **dict.fromkeys(COMPARISONS["trainer"].settings, "epochs=1 lr=5e-5"),
     "graft.run": "Transfer.fit",
 }
-OURS = {"fit": "Transfer.fit", "run": "graft.run"}
+FIFTH = "fifth"  # `Transfer.fit` with a budget of a fifth of what the peer took
+OURS = {"fit": "Transfer.fit", "run": "graft.run", FIFTH: None}
 
 
 class Worker:
@@ -142,7 +143,8 @@ def measure(worker, drawn, setting, seed, weights, limit=None):
     try:
         # Images in a whole batch: the memory of one is then there before the clock starts.
         few = tiny(drawn, 8, 32) if drawn.kind == "image" else tiny(drawn)
-        answer = worker.ask(job(drawn, setting), job(few, WARM_UP.get(setting, setting)), limit)
+        quick = setting.partition(" in ")[0]
+        answer = worker.ask(job(drawn, setting), job(few, WARM_UP.get(quick, quick)), limit)
     except RuntimeError as failure:
         print(failure, file=sys.stderr)
         return {**numbers, "seconds": "failed"}
@@ -160,7 +162,10 @@ def main():
     parser.add_argument("--data", nargs="+", default=None, help="only these data sets")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--settings", nargs="+", default=None, help="of the peer; all that are listed unless given")
-    parser.add_argument("--graft", nargs="+", choices=list(OURS), default=list(OURS), help="graft's runs beside each run of the peer")
+    parser.add_argument(
+        "--graft", nargs="+", choices=list(OURS), default=["fit", "run"],
+        help="graft's runs beside each run of the peer; fifth: a fit with a fifth of the peer's time as its budget",
+    )  # fmt: skip
     parser.add_argument("--only", choices=["graft"], default=None, help="graft's side alone")
     parser.add_argument("--time-limit", type=float, default=None, help="seconds of one run of a peer, its predictions included")
     parser.add_argument("--tiny", action="store_true", help="15 items of three classes: to try the benchmark out, with --rows elsewhere")
@@ -191,12 +196,20 @@ def compare(name, chosen, weights, unpacked):
         for place, (data, seed, setting) in enumerate(pairs):
             drawn = draw(data, seed, chosen.shared, unpacked)
             drawn = tiny(drawn) if chosen.tiny else drawn
-            runs = [(ours, "graft", OURS[run], None) for run in chosen.graft]
+            runs = [(ours, "graft", OURS[run], None) for run in chosen.graft if run != FIFTH]
             if setting is not None:
                 runs.append((theirs, comparison.peer, setting, chosen.time_limit))
-            now = datetime.datetime.now()
-            for worker, contender, run, limit in runs if place % 2 else reversed(runs):
+            runs = runs if place % 2 else runs[::-1]
+            if setting is not None and FIFTH in chosen.graft:
+                runs.append((ours, "graft", FIFTH, None))
+            now, seconds = datetime.datetime.now(), {}
+            for worker, contender, run, limit in runs:
+                if run == FIFTH:
+                    if not seconds[comparison.peer].replace(".", "").isdigit():
+                        continue
+                    run = f"Transfer.fit in {float(seconds[comparison.peer]) / 5:.0f}s"
                 numbers = measure(worker, drawn, run, seed, weights, limit)
+                seconds[contender] = numbers["seconds"]
                 row = {
                     "date": now.date().isoformat(),
                     "machine": rows.machine(),

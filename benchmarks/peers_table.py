@@ -11,10 +11,12 @@ HEADER = (
     "accuracy: peer",
     "`Transfer.fit`",
     "`graft.run`",
+    "in a fifth",
     "fit wins, ties, losses",
     "seconds: peer",
     "`Transfer.fit`",
     "`graft.run`",
+    "in a fifth",
     "peer / fit",
     "peer / run",
 )
@@ -55,8 +57,8 @@ def summary(path, since=""):
 def paired(table):
     """A row for each run of a peer, with graft's runs of the same pair beside it: fit_accuracy, run_seconds, ..."""
     pairs = table[table["contender"] != "graft"]
-    for short, setting in (("fit", "Transfer.fit"), ("run", "graft.run")):
-        ours = table[table["setting"] == setting][["pair", "accuracy", "seconds"]]
+    for short, setting in (("fit", "Transfer.fit"), ("run", "graft.run"), ("fifth", "Transfer.fit in .*")):
+        ours = table[table["setting"].str.fullmatch(setting)][["pair", "accuracy", "seconds"]]
         pairs = pairs.merge(ours.rename(columns={name: f"{short}_{name}" for name in ("accuracy", "seconds")}), on="pair", how="left")
     return pairs
 
@@ -79,13 +81,13 @@ def best(pairs):
 
 
 def line(data, peer, setting, pairs):
-    accuracies = [mean(pairs[name]) for name in ("accuracy", "fit_accuracy", "run_accuracy")]
+    accuracies = [mean(pairs[name]) for name in ("accuracy", "fit_accuracy", "run_accuracy", "fifth_accuracy")]
     judged = pairs.dropna(subset=["accuracy", "fit_accuracy"]).groupby("seed")[["accuracy", "fit_accuracy"]].mean()
     gain = (judged["fit_accuracy"] - judged["accuracy"]).round(6)
     score = f"{(gain > 0).sum()}, {(gain == 0).sum()}, {(gain < 0).sum()}"
     over = ">" if pairs["over"].any() else ""
     failed = f", {pairs['seconds'].isna().sum()} failed" if pairs["seconds"].isna().any() else ""
-    times = [over + median(pairs["seconds"], ".1f"), median(pairs["fit_seconds"], ".1f"), median(pairs["run_seconds"], ".1f")]
+    times = [over + median(pairs["seconds"], ".1f"), *(median(pairs[f"{name}_seconds"], ".1f") for name in ("fit", "run", "fifth"))]
     ratios = [median(pairs["seconds"] / pairs[name], ".2f", over) for name in ("fit_seconds", "run_seconds")]
     return [data, peer, setting, f"{len(pairs)}, {pairs['seed'].nunique()}{failed}", *accuracies, score, *times, *ratios]
 

@@ -49,7 +49,7 @@ class Time(Protocol):
         """Held-out parts to answer for, at most those wanted and at least 1."""
 
     def epochs(self, strategy: str, strategies_left: int, parts: int) -> int:
-        """Epochs of a strategy that answers so many parts and is then fitted on all; 0 where there is no time for it."""
+        """Epochs of a strategy that answers so many parts and is then fitted on all, unless `once`; 0 where there is no time for it."""
 
 
 def describe() -> list[str]:
@@ -111,16 +111,18 @@ def climb(
     target: (n,) or (n, c), of the training items. metric: name of the one to choose by. time_left: None: only what costs next to
     nothing is compared.
     Strategies of FREE answer for every item once, by folds, or for 500 items of many; those of DEARER too where there is time for it,
-    else for fewer parts, one held-out fifth at least. It begins with the frozen probe; of fewer than 100 texts with eight or more a
-    class, with `late_stages`, and the probe answers too. A strategy takes the place of the best so far when its gain on the same items
-    exceeds the gain's standard error (the rule of Breiman et al. 1984, section 3.4.3). It ends where fewer than nine held-out answers
-    are wrong, since no gain could then be shown.
+    else for fewer parts, one held-out fifth, at most 500 items, at least. It begins with the frozen probe; of fewer than 100 texts with
+    eight or more a class, with `late_stages`, and the probe answers too. A strategy takes the place of the best so far when its gain on
+    the same items exceeds the gain's standard error (the rule of Breiman et al. 1984, section 3.4.3). It ends where fewer than nine
+    held-out answers are wrong, since no gain could then be shown.
     """
     n = len(target)
     n_units = n if blocks is None else len(np.unique(blocks))
     late = _begins_late(modality, target, task)
     first, *others = reversed(FREE[modality]) if late else free(modality, n)
-    dearer = [*(name for name in FREE[modality] if name not in (first, *others)), *DEARER[modality]]
+    passed = [name for name in FREE[modality] if name not in (first, *others)]
+    # Of very many items the head on several stages takes the time that retraining could have.
+    dearer = [*DEARER[modality], *passed] if once(n) else [*passed, *DEARER[modality]]
     ladder = _Ladder(answer, target, task, metric, seed)
 
     def stay(best: str, why: str, epochs: int = 1) -> Climb:
@@ -146,7 +148,7 @@ def climb(
     if number > 1:
         parts = folds(target, task, _INNER_FOLDS, seed, blocks=blocks)[:number]
     else:
-        parts = [holdout(target, task, _HELD_SHARE, seed, blocks=blocks)]
+        parts = [holdout(target, task, min(_HELD_SHARE, _ENOUGH / n), seed, blocks=blocks)]
     epochs, start = {best: 1}, best
     tried: list[str] = []
     for place, name in enumerate(dearer):
@@ -172,6 +174,11 @@ def climb(
 def n_parts(n: int) -> int:
     """How many of the five folds of n items are enough to compare strategies by."""
     return min(_INNER_FOLDS, math.ceil(_ENOUGH * _INNER_FOLDS / n))
+
+
+def once(n: int) -> bool:
+    """Whether what retrains is fitted once: enough of n items are held out to compare by and nearly all are left, so that is kept."""
+    return n_parts(n) == 1
 
 
 class _Ladder:

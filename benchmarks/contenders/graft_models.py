@@ -1,4 +1,4 @@
-"""graft's side: `Transfer.fit` with the default strategy, or a whole `graft.run`. The feature cache is cold each time."""
+"""graft's side: `Transfer.fit` with the default strategy, with or without a budget, or a whole `graft.run`. The cache is cold each time."""
 
 import os
 import tempfile
@@ -18,10 +18,11 @@ def main(job):
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRAFT_CACHE"] = f"{folder}/cache"
         begun = time.perf_counter()
-        if job["setting"] == "Transfer.fit":
-            model = graft.Transfer(backbone, random_state=job["seed"]).fit(job["train"], job["train_labels"])
+        fit, _, budget = job["setting"].partition(" in ")
+        if fit == "Transfer.fit":
+            model = graft.Transfer(backbone, budget=budget or None, random_state=job["seed"]).fit(job["train"], job["train_labels"])
         else:
-            assert job["setting"] == "graft.run"
+            assert fit == "graft.run"
             frame = pd.DataFrame({job["kind"]: job["train"], "label": job["train_labels"]})
             model = graft.run(frame, backbone=backbone, seed=job["seed"], out=Path(folder) / "run").model
         seconds = time.perf_counter() - begun

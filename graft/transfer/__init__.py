@@ -18,7 +18,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from graft.auto import AUTO, FREE, PROBE, Climb, climb, free
+from graft.auto import AUTO, FREE, PROBE, Climb, climb, free, once
 from graft.backbones import load_backbone
 from graft.backbones.base import Backbone
 from graft.budget import budget_seconds
@@ -33,7 +33,7 @@ from graft.strategies import make_plan
 from graft.train import Checkpoints, find_rate, highest, scaled, train
 from graft.train.layer import linear_head, torch_head
 from graft.transfer.inputs import VALIDATION_SHARE, Given, as_items, can_hold_out, encode, indicators
-from graft.transfer.speed import Within
+from graft.transfer.speed import AT_MOST_AN_EPOCH, Within
 
 __all__ = ["EPOCHS", "FORMAT", "LR", "Transfer"]
 
@@ -59,8 +59,9 @@ class Transfer(ClassifierMixin, BaseEstimator):
     a list of labels for each item (or a matrix of 0 and 1) is multi-label, all else is classification.
     head: kind of the closed-form or convex head ("logistic", "lda", "ridge"; "auto" chooses inside the training data, "closed"
     among those in closed form, the cheapest).
-    epochs, lr: what the strategy is called with. lr is the head's rate; backbones learn at fractions of it. "auto": raised until the
-    loss no longer falls, see `graft.train.find_rate`; for a Plan, all its rates are scaled alike.
+    epochs, lr: what the strategy is called with; of more than 2,000 items an epoch of "auto" is of 2,000. lr is the head's rate;
+    backbones learn at fractions of it. "auto": raised until the loss no longer falls, see `graft.train.find_rate`; for a Plan, all its
+    rates are scaled alike.
     class_weight: None, "balanced", or {class: weight}; a class that is not named weighs 1.
     recipe: how the plan is played, see `graft.records.Recipe`; without a patience of its own, a third
     of the plan's epochs, at least three.
@@ -174,8 +175,12 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.climb_, strategy, epochs = None, self.strategy, self.epochs
         read: dict[str, np.ndarray] = {}
         if isinstance(strategy, str) and strategy == AUTO:
-            self.climb_, read = self._climb(backbone, given, kept, lambda: clock() - begun)
+            if items_per_epoch is None and not (self.recipe and self.recipe.items_per_epoch) and len(given) > AT_MOST_AN_EPOCH:
+                items_per_epoch = AT_MOST_AN_EPOCH
+            self.climb_, read, fitted = self._climb(backbone, given, kept, lambda: clock() - begun, items_per_epoch)
             strategy, epochs = self.climb_.strategy, max(self.climb_.epochs, 1)
+            if fitted is not None:
+                return self._taken_over(fitted)
         self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr_)
         self.strategy_ = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "plan")
         phases = self.plan_.phases
@@ -234,11 +239,25 @@ class Transfer(ClassifierMixin, BaseEstimator):
             blocks=blocks,
         )
 
+    def _taken_over(self, fitted: "Transfer") -> "Transfer":
+        """This model as one that was fitted on nearly all of the same items."""
+        assert self.climb_ is not None
+        self.climb_ = replace(
+            self.climb_, why=f"{self.climb_.why} The model that answered is kept, without the items that it answered for."
+        )
+        for name in ("plan_", "strategy_", "lr_", "history_", "backbone_", "head_", "tuned_"):
+            setattr(self, name, getattr(fitted, name))
+        return self
+
     def _climb(
-        self, backbone: Backbone, given: Given, kept: dict[str, Any], spent: Callable[[], float]
-    ) -> tuple[Climb, dict[str, np.ndarray]]:
-        """What "auto" comes to on these items, and strategy -> features (views, n, d) that it read on the way."""
+        self, backbone: Backbone, given: Given, kept: dict[str, Any], spent: Callable[[], float], items_per_epoch: int | None
+    ) -> tuple[Climb, dict[str, np.ndarray], "Transfer | None"]:
+        """What "auto" comes to on these items, strategy -> features (views, n, d) that it read on the way, and the model to keep as it is.
+
+        None where it is still to be fitted.
+        """
         read: dict[str, np.ndarray] = {}
+        fits: dict[str, Transfer] = {}
         widest = FREE[backbone.modality][-1]
         if widest in free(backbone.modality, len(given)):
             # The output of several stages holds the pooled features too: one pass of the network serves both.
@@ -253,7 +272,12 @@ class Transfer(ClassifierMixin, BaseEstimator):
                 kind = "closed" if self.head == "auto" and not epochs else self.head
                 return self._solve(read[strategy][:, fitted], some, kind).outputs(read[strategy][0, held])
             model = clone(self).set_params(backbone=backbone, strategy=strategy, epochs=epochs)
-            model.fit_encoded(some.items, some.target, some.task, self.classes_, blocks=some.blocks, metric=some.metric, **kept)
+            model.fit_encoded(
+                some.items, some.target, some.task, self.classes_, blocks=some.blocks, metric=some.metric, items_per_epoch=items_per_epoch,
+                **kept,
+            )  # fmt: skip
+            if once(len(given)):
+                fits[strategy] = model
             return model.predict_outputs(View(given.items, held))
 
         found = climb(
@@ -266,9 +290,9 @@ class Transfer(ClassifierMixin, BaseEstimator):
             blocks=given.blocks,
             time_left=None
             if self.budget is None
-            else Within(budget_seconds(self.budget), spent, backbone, given, self.epochs, self.random_state),
+            else Within(budget_seconds(self.budget), spent, backbone, given, self.epochs, self.random_state, items_per_epoch),
         )
-        return found, read
+        return found, read, fits.get(found.strategy)
 
     def _train(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from graft.auto import once
 from graft.backbones.base import Backbone
 from graft.data import View
 from graft.features import device_of, machine, remembered, throughput
@@ -19,6 +20,8 @@ from graft.transfer.inputs import Given
 
 LEAST_EPOCHS = 3  # of retraining that is worth trying
 _SHARE_FITTED = 0.8  # of the items, where each part is held out in turn
+# Of very many items what retrains is looked at more often than once a pass, and may end within the first.
+AT_MOST_AN_EPOCH = 2000
 _SPEED_ITEMS = 64  # enough to measure the speed of training by
 
 
@@ -56,9 +59,9 @@ def epoch_seconds(backbone: Backbone, strategy: "str | Callable[..., Plan]", n_i
 class Within:
     """What `auto` can afford within a budget; see `graft.auto.Time`. A clock decides once, and the same call then does the same again.
 
-    A strategy may take half of the time that is left, the last one all of it; the first one that trains gives up to half of its epochs
-    for more held-out parts.
-    seconds: the budget. spent: () -> seconds of it that are gone. epochs: of each strategy, at most.
+    A strategy may take half of the time that is left, all of it where half is too little for its least and for the last; the first one
+    that trains gives up to half of its epochs for more held-out parts.
+    seconds: the budget. spent: () -> seconds of it that are gone. most_epochs: of each strategy. items_per_epoch: None for all.
     """
 
     seconds: float
@@ -67,47 +70,50 @@ class Within:
     given: Given
     most_epochs: int
     seed: int
+    items_per_epoch: int | None = None
 
     def parts(self, wanted: int, strategies: Sequence[str]) -> int:
         def decide() -> float:
             first = next((name for name in strategies if self.plan(name).phases), None)
             if first is None:
                 return wanted
-            fits = self.share(len(strategies)) / (max(LEAST_EPOCHS, self.most_epochs / 2) * self.epoch_seconds(first))
+            fits = self.shares(len(strategies))[0] / (max(LEAST_EPOCHS, self.most_epochs / 2) * self.epoch_seconds(first))
             return max(1, min(wanted, int((fits - 1) / _SHARE_FITTED)))
 
         return int(remembered(f"parts {wanted} {' '.join(strategies)} {self.about()}", decide))
 
     def epochs(self, strategy: str, strategies_left: int, parts: int) -> int:
         def decide() -> float:
-            left = self.share(strategies_left)
+            shares = self.shares(strategies_left)
             plan = self.plan(strategy)
             if not plan.phases:
                 # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
                 passes = plan.views - (plan.tap == "pooled")
-                return float(passes * len(self.given) / throughput(self.backbone, self.given.items) < left)
+                return float(passes * len(self.given) / throughput(self.backbone, self.given.items) < shares[0])
             # Where it is kept it is fitted again on all.
-            epochs = int(left / ((1 + _SHARE_FITTED * parts) * self.epoch_seconds(strategy)))
-            return min(self.most_epochs, epochs) if epochs >= LEAST_EPOCHS else 0
+            fits = 1 if once(len(self.given)) else 1 + _SHARE_FITTED * parts
+            epochs = [int(share / (fits * self.epoch_seconds(strategy))) for share in shares]
+            return min(self.most_epochs, next((one for one in epochs if one >= LEAST_EPOCHS), 0))
 
         return int(remembered(f"epochs {strategy} {parts} {self.about()}", decide))
 
-    def share(self, strategies_left: int) -> float:
-        """Seconds for the next strategy."""
-        return (self.seconds - self.spent()) / min(2, strategies_left)
+    def shares(self, strategies_left: int) -> tuple[float, float]:
+        """Seconds for the next strategy: what it may have, and what it may have where that is too little."""
+        left = self.seconds - self.spent()
+        return left / min(2, strategies_left), left
 
     def plan(self, strategy: str) -> Plan:
         return make_plan(strategy, self.backbone.depth, self.most_epochs, 1e-3)
 
     def epoch_seconds(self, strategy: str) -> float:
-        """Of an epoch on all items."""
         given = self.given
-        return epoch_seconds(self.backbone, strategy, len(given), training_speed(self.backbone, given.items, given.target, given.task))
+        n = min(len(given), self.items_per_epoch or len(given))
+        return epoch_seconds(self.backbone, strategy, n, training_speed(self.backbone, given.items, given.target, given.task))
 
     def about(self) -> str:
         given = self.given
         data = f"{self.backbone.fingerprint()} {len(given)} {hash_of(given.target)}"
-        return f"{data} {self.seconds} {self.most_epochs} {given.metric} {self.seed}"
+        return f"{data} {self.seconds} {self.most_epochs} {self.items_per_epoch} {given.metric} {self.seed}"
 
 
 def hash_of(target: np.ndarray) -> str:

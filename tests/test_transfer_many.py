@@ -1,0 +1,112 @@
+"""`auto` with a budget on very many items: shorter epochs, one held-out part, and the model that answered for it is kept."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from graft import Transfer
+from graft.auto import DEARER, climb, once
+from graft.backbones import load_backbone
+from graft.data import View
+from graft.records import Recipe
+from graft.strategies import make_plan
+from graft.transfer import speed
+from graft.transfer.inputs import Given
+
+N = 2600
+
+
+def texts(n):
+    """Two classes that a head on a random network's features hardly tells apart: whether one of two words is there, and not both."""
+    rng = np.random.default_rng(0)
+    first, second = np.arange(n) % 2, np.arange(n) // 2 % 2
+    filler = rng.choice(["so", "it", "was", "then"], (n, 3))
+    found = [" ".join([*["left"] * a, *["right"] * b, *words]) for a, b, words in zip(first, second, filler, strict=True)]
+    return found, first ^ second
+
+
+@pytest.mark.parametrize(("n", "kept"), [(2499, False), (2500, True)])
+def test_what_retrains_is_fitted_once_where_a_fifth_of_the_items_is_more_than_enough(n, kept):
+    held_out = []
+
+    def answer(strategy, epochs, fitted, held):
+        held_out.append(len(held))
+        return np.eye(2)[(np.arange(n) % 2)[held] ^ (held % 10 < {"feature_extraction": 5}.get(strategy, 2))]
+
+    class Bought:
+        def parts(self, wanted, strategies):
+            return 1
+
+        def epochs(self, strategy, strategies_left, parts):
+            return 3
+
+    climb(answer, np.arange(n) % 2, "classification", "accuracy", modality="text", seed=0, time_left=Bought())
+    assert once(n) == kept and held_out[-1] == 500
+    assert held_out[-1] == pytest.approx(0.2 * n, abs=1)
+
+
+def within(n, seconds, monkeypatch, items_per_epoch=None, items_a_second=100.0):
+    monkeypatch.setattr(speed, "training_speed", lambda *given: items_a_second)
+    monkeypatch.setattr(speed, "throughput", lambda *given: 1e9)
+    monkeypatch.setattr(speed, "remembered", lambda about, decide: decide())
+    items, target = texts(n)
+    given = Given(items, target, "classification", "accuracy")
+    return speed.Within(seconds, lambda: 0.0, load_backbone("tiny:text"), given, 20, 0, items_per_epoch)
+
+
+@pytest.mark.parametrize(
+    ("n", "seconds", "left", "expected"),
+    [
+        # Items a second: 100. Few items: an epoch of all 1,000 takes 10 s, and what is kept is fitted 1.8 times; half of 120 s holds three.
+        (1000, 120, 3, 3),
+        # Half is too little for three epochs, all of it is not.
+        (1000, 60, 3, 3),
+        (1000, 50, 3, 0),
+        # The last strategy has all of the time.
+        (1000, 120, 1, 6),
+        # Many items: an epoch is of 2,000, 20 s, and there is one fit.
+        (4000, 60, 3, 3),
+        (4000, 59, 3, 0),
+        (4000, 200, 3, 5),
+    ],
+)
+def test_a_strategy_has_half_of_the_time_or_all_where_half_is_too_little(monkeypatch, n, seconds, left, expected):
+    bought = within(n, seconds, monkeypatch, 2000 if n > 2000 else None)
+    assert bought.epochs("lp_ft", left, 1) == expected
+
+
+def test_the_model_that_answered_is_kept(monkeypatch):
+    """It is the strategy's own fit on all but the held-out items, in epochs of 2,000, and nothing is fitted again."""
+    fitted = []
+    plain = Transfer.fit_encoded
+
+    def spying(self, items, *given, **named):
+        fitted.append((self.strategy, len(items), named.get("items_per_epoch")))
+        return plain(self, items, *given, **named)
+
+    monkeypatch.setattr(Transfer, "fit_encoded", spying)
+    monkeypatch.setattr(speed, "training_speed", lambda *given: 1e3)
+    items, target = texts(N)
+    model = Transfer("tiny:text", epochs=4, lr=3e-2, budget="2m", random_state=1).fit(items, target)
+    assert model.strategy_ in DEARER["text"] and model.tuned_
+    trained = [one for one in fitted if one[0] != "auto"]
+    assert trained[0] == ("lp_ft", N - 500, 2000)
+    # Of the strategies that train each was fitted once, on the same items.
+    assert len({name for name, *_ in trained}) == len(trained) and {n for _, n, _ in trained} == {N - 500}
+    assert "The model that answered is kept" in model.climb_.why
+    assert model.plan_ == make_plan(model.strategy_, model.backbone_.depth, model.climb_.epochs, 3e-2)
+    rungs = {rung.strategy: rung.score.value for rung in model.climb_.rungs}
+    assert rungs[model.strategy_] > rungs["feature_extraction"]
+    again = clone(model).fit(items, target)
+    np.testing.assert_array_equal(again.predict_outputs(View(items, np.arange(50))), model.predict_outputs(View(items, np.arange(50))))
+
+
+@pytest.mark.parametrize(("n", "recipe", "expected"), [(N, None, 2000), (1500, None, None), (N, Recipe(items_per_epoch=700), None)])
+def test_epochs_are_short_of_many_items_unless_the_user_says_how_long(monkeypatch, n, recipe, expected):
+    def climbing(self, backbone, given, kept, spent, items_per_epoch):
+        raise RuntimeError(f"epochs of {items_per_epoch}")
+
+    monkeypatch.setattr(Transfer, "_climb", climbing)
+    items, target = texts(n)
+    with pytest.raises(RuntimeError, match=f"epochs of {expected}"):
+        Transfer("tiny:text", budget="2m", recipe=recipe).fit(items, target)
