@@ -143,7 +143,8 @@ def climb(
         if few := ladder.too_few(best):
             return stay(best, few)
     if time_left is None:
-        return stay(best, "there is no budget for finding out whether retraining pays.")
+        hint = " Of so many items it often does: name one (--budget 10m)." if once(n) and dearer else ""
+        return stay(best, f"there is no budget for finding out whether retraining pays.{hint}")
     number = time_left.parts(n_parts(n), dearer)
     if number > 1:
         parts = folds(target, task, _INNER_FOLDS, seed, blocks=blocks)[:number]

@@ -129,6 +129,7 @@ def test_late_stages_of_up_to_five_hundred_texts_are_compared_without_a_budget()
     climbed, log = many(501)
     assert (climbed.strategy, climbed.rungs, log) == ("feature_extraction", (), [])
     assert climbed.why == "stayed with the frozen probe: there is no budget for finding out whether retraining pays."
+    assert "Of so many items it often does: name one (--budget 10m)" in many(2500)[0].why
 
 
 def test_too_few_items_are_not_held_out():
