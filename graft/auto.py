@@ -18,9 +18,11 @@ AUTO, PROBE, LATE = "auto", "feature_extraction", "late_stages"
 FREE = {"image": (PROBE, "head2toe"), "text": (PROBE, LATE), "row": (PROBE,), "table": (PROBE, LATE), "signal": (PROBE, LATE)}
 # Compared where a budget is given. LP-FT first, which most often gains most of few labels: it begins with the probe's own head, and the
 # others with a random one. Texts have no views, and below the head of rows there is nothing to retrain.
-_RETRAINED = ("lp_ft", "partial", "l2_sp")
+# Of very many items it is tried alone: they are learned from for as long as there is time, and what it does not gain others hardly do.
+LP_FT = "lp_ft"
+_RETRAINED = (LP_FT, "partial", "l2_sp")
 DEARER = {
-    "image": ("lp_ft", "views", "partial", "l2_sp"),
+    "image": (LP_FT, "views", "partial", "l2_sp"),
     "text": _RETRAINED,
     "row": (),
     "table": _RETRAINED,
@@ -54,7 +56,10 @@ class Time(Protocol):
 
 def describe() -> list[str]:
     """The way up, a line a modality."""
-    then = {modality: f"; where a budget is given, then {', '.join(names)}" if names else "" for modality, names in DEARER.items()}
+    then = {
+        modality: f"; where a budget is given, then {', '.join(names)} (of 2,500 items and more {LP_FT})" if names else ""
+        for modality, names in DEARER.items()
+    }
     return [f"{modality}s: {', '.join(names)}{then[modality]}" for modality, names in FREE.items()]
 
 
@@ -121,8 +126,7 @@ def climb(
     late = _begins_late(modality, target, task)
     first, *others = reversed(FREE[modality]) if late else free(modality, n)
     passed = [name for name in FREE[modality] if name not in (first, *others)]
-    # Of very many items the head on several stages takes the time that retraining could have.
-    dearer = [*DEARER[modality], *passed] if once(n) else [*passed, *DEARER[modality]]
+    dearer = [name for name in [*passed, *DEARER[modality]] if name == LP_FT or not once(n)]
     ladder = _Ladder(answer, target, task, metric, seed)
 
     def stay(best: str, why: str, epochs: int = 1) -> Climb:
