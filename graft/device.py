@@ -67,13 +67,21 @@ def seeded(seed: int, device: "torch.device | None" = None) -> Iterator[None]:
     """
     import torch
 
-    on_gpu = device is not None and device.type == "cuda"
-    with torch.random.fork_rng([device] if on_gpu else []):
+    kind = device.type if device else "cpu"
+    with torch.random.fork_rng([device] if kind == "cuda" else []):
         torch.default_generator.manual_seed(seed)
-        if on_gpu:
+        if kind == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
-        yield
+        # fork_rng knows no Apple GPUs.
+        before = torch.mps.get_rng_state() if kind == "mps" else None
+        if kind == "mps":
+            torch.mps.manual_seed(seed)
+        try:
+            yield
+        finally:
+            if before is not None:
+                torch.mps.set_rng_state(before)
 
 
 @contextmanager

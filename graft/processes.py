@@ -74,6 +74,7 @@ def add_up(tensors: Sequence["torch.Tensor"]) -> None:
         tensor.detach().copy_(part.view_as(tensor))
 
 
+@cache
 def _meeting_place() -> str:
     """The kind of device through which processes exchange tensors: GPUs speak with GPUs, all else goes over the CPU."""
     return "cuda" if device.chosen().type == "cuda" else "cpu"
