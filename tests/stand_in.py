@@ -6,8 +6,8 @@ Its name is PyTorch's "meta", the one device beside the CPU that every build kno
 from contextlib import contextmanager, nullcontext
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 AWAY = torch.device("meta")
 aten = torch.ops.aten
@@ -30,6 +30,12 @@ class Away(torch.Tensor):
     def __repr__(self):
         return f"Away({self.inner})"
 
+    def tolist(self):
+        return self.inner.tolist()
+
+    def new_tensor(self, data, **more):
+        return torch.tensor(data, **({"device": AWAY, "dtype": self.dtype} | more))
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return _run(func, args, kwargs or {})
@@ -45,6 +51,8 @@ class _Factories(TorchDispatchMode):
 def _run(func, args, kwargs):
     tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, torch.Tensor)]
     away = [one for one in tensors if isinstance(one, Away)]
+    if any(one.device == AWAY and not isinstance(one, Away) for one in tensors):
+        raise NotImplementedError(f"{func}: a meta tensor without numbers; PyTorch makes one of a list that is an index")
     # A number without axes may come from the CPU, as CUDA has it.
     here = [one for one in tensors if not isinstance(one, Away) and one.ndim]
     if away and here and func.overloadpacket not in _MAY_MEET:
@@ -62,14 +70,17 @@ def _run(func, args, kwargs):
     out = func(*given[0], **given[1])
     if not goes_away:
         return out
-    out = tree_map(lambda one: Away(one) if isinstance(one, torch.Tensor) and not isinstance(one, Away) else one, out)
-    return return_and_correct_aliasing(func, args, kwargs, out)
+    if func._schema.is_mutable:
+        return kwargs.get("out", args[0]) if out is not None else None
+    return tree_map_only(torch.Tensor, Away, out)
 
 
 @contextmanager
 def standing_in(monkeypatch):
     """Within, what is moved to or made on AWAY computes, and mixing it with the CPU's tensors fails."""
-    autocast, adam = torch.autocast, torch.optim.AdamW
+    autocast, adam, tensor = torch.autocast, torch.optim.AdamW, torch.tensor
+    # It moves what it made out of sight of the mode below.
+    monkeypatch.setattr(torch, "tensor", lambda data, device="cpu", **more: tensor(data, **more).to(device))
     monkeypatch.setattr(
         torch, "autocast", lambda kind, *rest, **more: nullcontext() if kind == AWAY.type else autocast(kind, *rest, **more)
     )
