@@ -11,6 +11,7 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from graft import device
 from graft.optional import require
 
 if TYPE_CHECKING:
@@ -67,19 +68,23 @@ def add_up(tensors: Sequence["torch.Tensor"]) -> None:
         return
     import torch
 
-    flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
+    flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors]).to(_meeting_place())
     total = _tools().reduce(flat, "sum")
     for tensor, part in zip(tensors, total.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.detach().copy_(part.view_as(tensor))
 
 
 @cache
+def _meeting_place() -> str:
+    """The kind of device through which processes exchange tensors: GPUs speak with GPUs, all else goes over the CPU."""
+    return "cuda" if device.chosen().type == "cuda" else "cpu"
+
+
+@cache
 def _tools() -> Any:
     """accelerate's operations, once this process has joined the others."""
     accelerate = require("accelerate", "scale")
-    import torch
-
-    state = accelerate.PartialState(cpu=not torch.cuda.is_available())
+    state = accelerate.PartialState(cpu=_meeting_place() == "cpu")
     assert state.num_processes == count(), f"{state.num_processes} processes joined, {count()} were launched"
     atexit.register(_leave, state)
     return require("accelerate.utils", "scale")

@@ -84,7 +84,8 @@ class Recipe:
     large data is scored more often than once a pass; None = all of them. batch_norm: the statistics that batch normalisation uses where a
     layer group learns: the "moving" ones that it came with and keeps, or each "batch"'s, which the moving ones follow; random weights
     and `stochnorm` always take the batch's. precision: "fp32"; "bf16", in which the backbone computes while
-    weights, head, loss and optimiser stay float32; "auto": bf16 where the processor has it and a step is at least 1.2 times as fast.
+    weights, head, loss and optimiser stay float32; "auto": bf16 where the processor has it and a step is at least 1.2 times as fast, and
+    TF32 for what is float32 on a GPU that has that; "fp32" has all digits there too.
 
     Steps. schedule: how rates run through a phase: "cosine", up over a tenth of it, then down; "one_cycle"; "constant".
     clip_norm: the gradient's length at most, None = any. accumulate: batches of a step. averaging: decay of the moving average of the

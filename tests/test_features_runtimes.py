@@ -1,7 +1,9 @@
 """Runtimes: each says what PyTorch says in float32, the soonest done is chosen, and what disagrees is refused."""
 
+import re
 import shutil
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -37,6 +39,8 @@ def has(name):
         pytest.importorskip("openvino")
     if name == "compile" and not shutil.which("g++"):
         pytest.skip("no C++ compiler")
+    if "cpu" not in RUNTIMES[name].devices:
+        pytest.skip("it runs on a GPU alone, see test_gpu.py")
 
 
 @pytest.fixture
@@ -222,3 +226,24 @@ def test_a_setting_up_that_was_timed_is_remembered(fakes):
     backbone = load("image")
     bench = runtimes._Bench(Tapped(backbone, "pooled").eval(), backbone.prepare(make("image", 16)), "print")
     assert 0 < recalled(bench._setup("swift")) < 2.0
+
+
+def test_tf32_is_refused_where_the_device_has_none(monkeypatch):
+    bench = runtimes._Bench(Tapped(load("image"), "pooled"), torch.zeros(2, 3, 32, 32), None)
+    assert re.search(r"torch-tf32 does not run on cpu, expected cuda", bench.obstacle("torch-tf32"))
+    bench.device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert re.search(r"cuda:0 has no TF32, expected an NVIDIA GPU as new as A100", bench.obstacle("torch-tf32"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert bench.obstacle("torch-tf32") == ""
+
+
+def test_what_others_are_checked_against_is_computed_in_all_digits(monkeypatch):
+    asked = []
+    monkeypatch.setattr(runtimes, "tf32", lambda device, allowed: asked.append(allowed) or nullcontext())
+    bench = runtimes._Bench(Tapped(load("image"), "pooled"), torch.zeros(2, 3, 32, 32), None)
+    bench.built(REFERENCE)(bench.sample)
+    bench._check("same", lambda state: bench.network(state))
+    assert asked == [False, False]
+    runtimes._torch_tf32(bench.network, bench.sample, bench.folder)(bench.sample)
+    assert asked[2:] == [True]

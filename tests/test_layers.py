@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "graft"
 # Lowest first. A room is a file or a folder of graft/. Rooms on one floor never import each other.
 FLOORS = (
     ("errors",),
-    ("optional",),
+    ("optional", "device"),
     ("registry", "records", "outputs", "items", "files", "interrupt", "budget", "memory", "processes", "torchvision_ops"),
     ("data", "backbones", "evaluate", "recipes", "explain", "audit", "monitor", "scatter"),
     (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from graft.backbones._catalogue import Entry, Row, Speed, about_ms, catalogue, entry_of, measured_speed, recorded
+from graft.device import chosen
 from graft.errors import GraftError, near_miss
 
 if TYPE_CHECKING:
@@ -42,14 +43,16 @@ _VARIANT = re.compile(r"(.+)@([1-9]\d*)(px|layers?)")
 _PASSES_ON = "untrained"
 
 
-def load_backbone(name: str) -> "Backbone":
+def load_backbone(name: str, device: str | None = None) -> "Backbone":
     """The backbone called SOURCE:NAME, e.g. "timm:resnet18", "sentence:minilm", "checkpoint:weights/mine".
 
     Behind a name of an image network, `@96px` gives it images of 96 x 96 px; behind a name of a text encoder, `@3layers` ends it after
     its third transformer layer. The weights stay the same. In front, `untrained:` replaces them by random ones.
-    Raises GraftError for an unknown source, with the near miss; the source itself raises for a name it cannot load.
+    device: where it lives, and with it all that is computed or trained with it; see `graft.device.chosen`.
+    Raises GraftError for an unknown source, with the near miss, and for a device that is not there; the source itself raises for a name
+    it cannot load.
     """
-    return build(name, "load")
+    return build(name, "load").to(chosen(device))
 
 
 def build(name: str, how: str) -> "Backbone":

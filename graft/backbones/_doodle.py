@@ -12,6 +12,7 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from graft.backbones import _folders
 from graft.backbones.base import Backbone, State
+from graft.device import seeded
 from graft.items import open_image
 
 ARCHITECTURE = "doodle"
@@ -55,8 +56,7 @@ def build(name: str = ARCHITECTURE, size_px: int = _SIZE_PX) -> Backbone:
         stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def fresh(seed: int) -> Backbone:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return build(name, size_px)
 
     return Backbone(

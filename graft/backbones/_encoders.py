@@ -21,6 +21,7 @@ from graft import torchvision_ops
 from graft.backbones import _folders, _text_stages
 from graft.backbones._trial import tried
 from graft.backbones.base import Backbone, State, Vocabulary
+from graft.device import seeded
 from graft.errors import GraftError
 from graft.optional import require
 
@@ -150,8 +151,7 @@ def _assemble(network: Any, config: Any, tokenizer: Any, pooling: Pooling, name:
     stages = [*stages, ("pool", tail)]
 
     def fresh(seed: int) -> Backbone:
-        with torch.random.fork_rng(devices=[]), quiet():
-            torch.manual_seed(seed)
+        with seeded(seed), quiet():
             # A copy: T5 notes in its config that it has lost its decoder, and is then no longer loaded as an encoder.
             untrained = _auto_class(config).from_config(copy.deepcopy(config)).eval()
             without_weights = replace(pooling, dense=tuple((settings, None) for settings, _ in pooling.dense))

@@ -10,6 +10,7 @@ from torch import nn
 from graft.backbones import _folders, _images
 from graft.backbones._trial import tried
 from graft.backbones.base import Backbone
+from graft.device import seeded
 
 
 def as_backbone(
@@ -36,8 +37,7 @@ def as_backbone(
     names = _folders.own_names(whole.network, kept)  # type: ignore[arg-type]
 
     def fresh(seed: int) -> Backbone:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return untrained()
 
     return Backbone(

@@ -55,7 +55,7 @@ class Backbone(nn.Module):
     vocabulary: where it reads tokens and pools them in its last stage, so that the state before is a dict of "hidden" (n, t, d) and
     "attention_mask" (n, t), and a batch one of "input_ids" and "attention_mask", both (n, t); None for all others.
 
-    It is pickled as what `save` writes, and its classifier: on the CPU, in evaluation mode.
+    It is pickled as what `save` writes, and its classifier; it comes back in evaluation mode, on the device chosen where it is read.
     """
 
     def __init__(
@@ -152,7 +152,8 @@ class Backbone(nn.Module):
         return other
 
     def _adopt(self, other: "Backbone") -> None:
-        """Take the weights of the other's stages of the same names."""
+        """Take the weights of the other's stages of the same names, and its device."""
+        self.to(next((weight.device for weight in other.parameters()), "cpu"))
         theirs = dict(zip(other.stage_names, other.stages, strict=True))
         for name, stage in zip(self.stage_names, self.stages, strict=True):
             if stage.state_dict():

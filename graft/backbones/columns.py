@@ -13,6 +13,7 @@ from torch import nn
 
 from graft.backbones import _folders
 from graft.backbones.base import Backbone
+from graft.device import seeded
 from graft.errors import GraftError, near_miss
 from graft.items import Row
 
@@ -88,8 +89,7 @@ def from_folder(config: Mapping[str, Any], tensors: _folders.Tensors, shown: str
 def _build(columns: dict[str, Any], kind: str, seed: int) -> Backbone:
     numbers, categories = columns["numbers"], columns["categories"]
     size, width, blocks = _SIZES[kind]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         stages: list[tuple[str, nn.Module]] = [("embed", Embed([about["edges"] for about in numbers.values()], sizes_of(columns), size))]
         if kind == "mlp":
             stages += [("join", _Join((len(numbers) + len(categories)) * size, width))]

@@ -11,6 +11,7 @@ from torch import nn
 
 from graft.backbones import _folders
 from graft.backbones.base import Backbone
+from graft.device import seeded
 from graft.errors import GraftError
 
 LEAST_STEPS = 16  # the stages halve the steps four times
@@ -39,8 +40,7 @@ def from_folder(config: Mapping[str, Any], tensors: _folders.Tensors, shown: str
 
 
 def _build(channels: int, seed: int) -> Backbone:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         widths = (channels, *_WIDTHS)
         layers = [_Layer(*sizes) for sizes in zip(widths[:-1], widths[1:], _KERNELS, strict=True)]
     return Backbone(

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from graft.backbones.base import Backbone, State, Vocabulary
+from graft.device import seeded
 from graft.errors import GraftError, near_miss
 from graft.items import open_image
 
@@ -28,8 +29,7 @@ def load(name: str, size_px: int = _SIZE_PX) -> Backbone:
 
 
 def _build(kind: str, seed: int, size_px: int) -> Backbone:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         stages = _BUILDERS[kind]()
     return Backbone(
         name=f"tiny:{kind}-{seed}" if seed else f"tiny:{kind}",
@@ -50,8 +50,7 @@ def _build(kind: str, seed: int, size_px: int) -> Backbone:
 
 def _classifier(seed: int) -> nn.Module:
     """Of ten classes of nothing, random as all else here."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return nn.Linear(32, 10)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from graft.backbones import _folders
 from graft.backbones.base import Backbone, State
+from graft.device import seeded
 from graft.errors import GraftError
 
 ARCHITECTURE = "vectors"
@@ -77,8 +78,7 @@ def _assemble(words: list[str], vectors: torch.Tensor, name: str) -> Backbone:
     numbers = {word: number for number, word in reversed(list(enumerate(words)))}
 
     def fresh(seed: int) -> Backbone:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return _assemble(words, torch.randn(vectors.shape), name)
 
     def write(backbone: Backbone, folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graft import device as devices
 from graft import processes
 from graft.budget import budget_seconds
 from graft.cli.adapt import adapt
@@ -55,6 +56,18 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+@app.callback()
+def choose_device(
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"cpu, cuda, cuda:N or mps, also by {devices.VARIABLE}; the GPU where there is one."),
+    ] = None,
+) -> None:
+    # Before the command's name, as it is said for all of them; the variable reaches what the command starts.
+    if name := devices.named(device):
+        os.environ[devices.VARIABLE] = name
 
 
 @app.command()

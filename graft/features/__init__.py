@@ -13,8 +13,9 @@ import torch
 
 from graft import processes
 from graft.backbones.base import Backbone, State
+from graft.device import chosen
 from graft.errors import GraftError, UnreadableItems, near_miss
-from graft.features.batches import by_length, device_of, has_bfloat16, one_ahead, to_device
+from graft.features.batches import by_length, device_of, has_bfloat16, one_ahead, pinned, to_device
 from graft.features.runtimes import REFERENCE, RUNTIMES, choose, machine, plain
 from graft.features.states import Shelf, States
 from graft.features.store import LAYOUT, Store, cache_folder, recalled, remembered, room_for, sortable
@@ -46,6 +47,7 @@ __all__ = [
     "known_throughput",
     "machine",
     "one_ahead",
+    "pinned",
     "remembered",
     "throughput",
     "to_device",
@@ -175,7 +177,7 @@ class _Extraction:
         if not len(missing):
             return
         keep_freed()
-        backbone = self.backbone
+        backbone, device = self.backbone, device_of(self.backbone)
         name, run = REFERENCE, plain(self.network)
         expected = max(self.expected, len(missing))
         if self.runtime != "auto" or expected > 2 * _PROBE_ITEMS:
@@ -185,7 +187,8 @@ class _Extraction:
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
         def prepare(batch: np.ndarray) -> State:
-            return _prepare(backbone, items, batch, np.random.default_rng([self.view, *batch.tolist()]) if self.view else None)
+            rng = np.random.default_rng([self.view, *batch.tolist()]) if self.view else None
+            return pinned(_prepare(backbone, items, batch, rng), device)
 
         prepared = iter(one_ahead(prepare, processes.share(batches)))
         for start in range(0, len(batches), processes.count()):
@@ -240,8 +243,8 @@ def throughput(backbone: Backbone, items: Sequence[Any], *, tap: str = "pooled")
 
 
 def known_throughput(name: str) -> float | None:
-    """Items a second that a backbone of this name reached on this machine's processor when it was first measured, else None."""
-    return recalled(_named(name, "pooled", torch.device("cpu")))
+    """Items a second that a backbone of this name reached on the device that is chosen here when it was first measured, else None."""
+    return recalled(_named(name, "pooled", chosen()))
 
 
 def _named(name: str, tap: str, device: torch.device) -> str:

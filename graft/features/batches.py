@@ -32,14 +32,25 @@ def by_length(texts: Sequence[str], places: Iterable[int]) -> list[int]:
 
 def device_of(backbone: Backbone) -> torch.device:
     """The device that holds a backbone's weights."""
-    return next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
+    return next((tensor.device for tensor in (*backbone.parameters(), *backbone.buffers())), torch.device("cpu"))
 
 
 def to_device(state: State, device: torch.device) -> State:
-    """A batch or state, each of its tensors on the device."""
+    """A batch or state, each of its tensors on the device. To a GPU it does not wait for what is `pinned`."""
+    # Only towards it: what is read on the CPU must have arrived.
+    onward = device.type == "cuda"
     if isinstance(state, dict):
-        return {name: tensor.to(device) for name, tensor in state.items()}
-    return state.to(device)
+        return {name: tensor.to(device, non_blocking=onward) for name, tensor in state.items()}
+    return state.to(device, non_blocking=onward)
+
+
+def pinned(state: State, device: torch.device) -> State:
+    """A batch or state on the CPU, in memory that a GPU copies from while it computes, where it is to go to one; else as it is."""
+    if device.type != "cuda":
+        return state
+    # A thread begins with the first GPU, whichever its process computes on.
+    with torch.cuda.device(device):
+        return {name: tensor.pin_memory() for name, tensor in state.items()} if isinstance(state, dict) else state.pin_memory()
 
 
 def has_bfloat16(device: torch.device) -> bool:

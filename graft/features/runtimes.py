@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from graft.backbones.base import State
+from graft.device import tf32
 from graft.errors import GraftError
 from graft.features.batches import device_of, has_bfloat16, to_device
 from graft.features.store import LAYOUT, cache_folder, recalled, remembered_here
@@ -37,6 +38,8 @@ LEAST_COSINE = 0.999
 _WORTH_MEASURING = 1.0
 # What opening an already converted network takes.
 _OPENING = 0.5
+# PyTorch, "CUDA semantics": TF32 is there since the generation called Ampere, whose compute capability is 8.0.
+_LEAST_TF32 = (8, 0)
 # What has not been measured may disappoint: it must promise to take so much less.
 _DOUBT = 1.5
 
@@ -56,10 +59,22 @@ def costs(setup_seconds: float, gain: float, precision: str = "float32", on: tup
 
 @RUNTIMES.add("PyTorch as it is", name=REFERENCE)
 @costs(0.0, 1.0, on=("cpu", "cuda", "mps"))
-def plain(network: Tapped, sample: State | None = None, kept: Path | None = None) -> Run:
+def plain(network: Tapped, sample: State | None = None, kept: Path | None = None, rounded: bool = False) -> Run:
     """PyTorch in float32: what every other runtime is measured and checked against."""
     device = device_of(network.backbone)
-    return lambda state: network(to_device(state, device))
+
+    def run(state: State) -> torch.Tensor:
+        with tf32(device, rounded):
+            return network(to_device(state, device))
+
+    return run
+
+
+@RUNTIMES.add("NVIDIA 2020, A100 Tensor Core GPU Architecture, TF32", name="torch-tf32")
+@costs(0.0, 2.0, "tf32", on=("cuda",))
+def _torch_tf32(network: Tapped, sample: State, kept: Path) -> Run:
+    """PyTorch in float32 on a GPU that rounds what it multiplies to ten bits, where it has TF32."""
+    return plain(network, rounded=True)
 
 
 @RUNTIMES.add("Kalamkar et al. 2019, arXiv:1905.12322", name="torch-bf16")
@@ -83,7 +98,7 @@ def _frozen(network: Tapped, sample: State, kept: Path) -> Run:
 
     def run(state: State) -> torch.Tensor:
         # A trace takes no inference tensors that it might keep.
-        with torch.no_grad():
+        with torch.no_grad(), tf32(device, False):
             return traced(*_listed(to_device(state, device), names))
 
     return run
@@ -110,7 +125,8 @@ def _compiled(network: Tapped, sample: State, kept: Path) -> Run:
         for tensor in state.values() if isinstance(state, dict) else [state]:
             # Batches differ in items, texts in length too; marking no more than that spares minutes of compiling.
             torch._dynamo.maybe_mark_dynamic(tensor, [0, 1] if isinstance(state, dict) else 0)
-        return compiled(state)
+        with tf32(device, False):
+            return compiled(state)
 
     return run
 
@@ -208,6 +224,8 @@ class _Bench:
             return f"runtime {name} does not run on {self.device}, expected {' or '.join(runtime.devices)}. Use runtime='torch'."
         if runtime.precision == "bfloat16" and not has_bfloat16(self.device):
             return f"runtime {name}: {self.device} has no bfloat16 in hardware, expected one that has. Use runtime='torch'."
+        if runtime.precision == "tf32" and torch.cuda.get_device_capability(self.device) < _LEAST_TF32:
+            return f"runtime {name}: {self.device} has no TF32, expected an NVIDIA GPU as new as A100. Use runtime='torch'."
         if name.startswith("openvino") and _version("openvino") == "absent":
             return f"runtime {name}: OpenVINO is not installed, and this needs it. Run: pip install 'graft[fast]'"
         return ""
@@ -272,7 +290,8 @@ class _Bench:
         def measure() -> float:
             with torch.inference_mode():
                 if self.wanted is None:
-                    self.wanted = [part.float().cpu() for part in self.network.parts(to_device(self.sample, self.device))]
+                    with tf32(self.device, False):
+                        self.wanted = [part.float().cpu() for part in self.network.parts(to_device(self.sample, self.device))]
                 got = run(self.sample).float().cpu().split([part.shape[1] for part in self.wanted], dim=1)
             return max(1 - _least_cosine(one, other) for one, other in zip(got, self.wanted, strict=True))
 
@@ -298,9 +317,11 @@ class _Bench:
 
 
 def machine(device: torch.device) -> str:
-    """What a measured time depends on besides the network: the computer, the threads and the libraries."""
-    threads = torch.get_num_threads()
-    return f"{platform.node()} {platform.machine()} {os.cpu_count()} {threads} {device} {torch.__version__} {_version('openvino')}"
+    """What a measured time depends on besides the network: the computer, its GPU where that computes, the threads and the libraries."""
+    threads, where = torch.get_num_threads(), str(device)
+    if device.type == "cuda":
+        where = f"{device} {torch.cuda.get_device_name(device)}"
+    return f"{platform.node()} {platform.machine()} {os.cpu_count()} {threads} {where} {torch.__version__} {_version('openvino')}"
 
 
 def _version(package: str) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, one_hot, softplus
 
 from graft.backbones.base import Backbone
+from graft.device import seeded
 from graft.errors import GraftError
 from graft.losses.base import LOSSES, Added, Seen, Start, as_the_head, certainty, only_classes, only_moving, other_of, spread
 from graft.records import Phase, Plan, Task
@@ -204,8 +205,7 @@ def critic(start: Start, inputs: int, outputs: int) -> nn.Sequential:
     Hidden layers are as wide as the backbone's features, at least 64 and at most 1024. No batch normalisation: a batch may be one item.
     """
     hidden = min(_MOST_HIDDEN, max(_LEAST_HIDDEN, start.backbone.width))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(start.seed)
+    with seeded(start.seed):
         layers: list[nn.Module] = []
         for size in (inputs, hidden):
             layers += [nn.Linear(size, hidden), nn.ReLU(), nn.Dropout(_DROPOUT)]

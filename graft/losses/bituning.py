@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from graft.backbones.base import Backbone
+from graft.device import seeded
 from graft.losses.base import LOSSES, Added, Seen, Start, only_classes
 from graft.records import Plan, Task
 
@@ -43,8 +44,7 @@ class BiTuning(Added):
         super().__init__(start)
         assert isinstance(start.head, nn.Linear), "refusal() was not asked"
         device, width, classes = start.target.device, start.backbone.width, start.head.out_features
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(start.seed)
+        with seeded(start.seed):
             self.projector = nn.Linear(width, _WIDTH).to(device)
         self.first = start.first
         self._queries = (start.head, start.backbone.stages[start.first :])

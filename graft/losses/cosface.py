@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
 from graft.backbones.base import Backbone
+from graft.device import seeded
 from graft.losses.base import LOSSES, Added, Seen, Start, as_the_head, only_classes
 from graft.records import Phase, Plan, Task
 
@@ -29,8 +30,7 @@ class CosFace(Added):
         device, width = start.target.device, start.backbone.width
         with torch.no_grad():
             classes = start.head(torch.zeros(1, width, device=device)).shape[1]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(start.seed)
+        with seeded(start.seed):
             # Of length one: the longer they are, the slower they turn.
             self.directions = nn.Parameter((torch.randn(classes, width) * width**-0.5).to(device))
 

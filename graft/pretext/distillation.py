@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from graft.backbones.base import Backbone
+from graft.device import seeded
 from graft.features import extract, to_device
 from graft.items import open_image
 from graft.losses import Seen, Start
@@ -66,8 +67,7 @@ class Distillation(Pretext):
         self.views = Views(start.others, start.backbone.modality, start.seed)
         self.taught: dict[int, list[np.ndarray]] = {}
         device = start.target.device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(start.seed)
+        with seeded(start.seed):
             self.projectors = nn.ModuleList(nn.Linear(start.backbone.width, teacher.width) for teacher in start.teachers).to(device)
         classifiers = [teacher.classifier() for teacher in start.teachers]
         # In a tuple: as submodules they would learn.
@@ -77,7 +77,7 @@ class Distillation(Pretext):
             self.register_buffer(f"mean{number}", mean.to(device), persistent=False)
             self.register_buffer(f"spread{number}", spread.to(device), persistent=False)
         # A buffer, so that a resumed run goes on with the view whose turn it is.
-        self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
+        self.register_buffer("epochs", torch.zeros((), dtype=torch.long, device=device))
 
     @property
     def view(self) -> int:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from graft.backbones.base import State, channels_last
+from graft.device import seeded
 from graft.errors import GraftError
 from graft.losses import Seen, Start
 from graft.pretext.base import PRETEXTS, Pretext, run
@@ -36,11 +37,11 @@ class MaskedPatches(Pretext):
         sample = sample_of(start)
         self.channels, self.side_px = sample.shape[1], sample.shape[-1]
         self.patch_px = patch_side(self.side_px, self.name)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad():
             maps = maps_of(backbone(sample, 0, self.pooling), self.name)
-            torch.manual_seed(start.seed)
-            self.scale = math.ceil(self.side_px / maps.shape[-1])
-            self.decoder = nn.Conv2d(maps.shape[1], self.channels * self.scale**2, 1, device=device)
+        self.scale = math.ceil(self.side_px / maps.shape[-1])
+        with seeded(start.seed):
+            self.decoder = nn.Conv2d(maps.shape[1], self.channels * self.scale**2, 1).to(device)
         self.paint = nn.Parameter(torch.zeros(1, self.channels, 1, 1, device=device))
 
     def forward(self, seen: Seen) -> torch.Tensor:

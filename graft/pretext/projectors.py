@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import nn
 
+from graft.device import seeded
 from graft.losses import Start
 
 
@@ -22,8 +22,7 @@ def mlp(start: Start, widths: Sequence[int], *, activation: type[nn.Module] = nn
 
     The weights hang on the run's seed and on the widths, not on what was drawn before.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(start.seed)
+    with seeded(start.seed):
         stack: list[nn.Module] = []
         for inputs, outputs in pairwise(widths[:-1]):
             stack += [nn.Linear(inputs, outputs, bias=not normalised), *([nn.BatchNorm1d(outputs)] if normalised else []), activation()]

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy, embedding, gelu, linear
 
 from graft.backbones.base import Backbone, State, Vocabulary
+from graft.device import seeded
 from graft.features import device_of, to_device
 from graft.losses import Seen, Start
 from graft.pretext.base import PRETEXTS, Pretext, batch_of, features_of, run, tensors_of
@@ -85,8 +86,7 @@ class MaskedLanguage(_OfTokens):
 
     def __init__(self, start: Start) -> None:
         super().__init__(start)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(start.seed)
+        with seeded(start.seed):
             self.guess = Guess(tokens_width(start.backbone), self.vocabulary.table).to(start.target.device)
 
     def forward(self, seen: Seen) -> torch.Tensor:
@@ -130,8 +130,7 @@ class Tsdae(_OfTokens):
 
     def __init__(self, start: Start) -> None:
         super().__init__(start)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(start.seed)
+        with seeded(start.seed):
             self.decoder = Decoder(start.backbone.width, self.vocabulary.table).to(start.target.device)
 
     def forward(self, seen: Seen) -> torch.Tensor:

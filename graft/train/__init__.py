@@ -55,7 +55,7 @@ def train(
     recipe: batch size, early stopping, precision and the like. states: keeps what frozen stages gave beyond this call, for others that
     start from the same weights. progress: is told a Step after each batch.
     checkpoints: keeps after each epoch what the next one needs: the same call in another process tells the same epochs again, goes on
-    from there and ends with the same numbers, in fp32 to the bit.
+    from there and ends with the same numbers, on the CPU in fp32 to the bit. What one kind of device wrote another goes on from.
 
     With a validation part the best weights so far start each phase and are what is left at the end, the starting weights
     among them; without one the last finished epoch is. This holds however it ends: finished, closed early, on an error, or by a first

@@ -64,13 +64,17 @@ class Checkpoint:
     written: float = -float("inf")
     cost: float = 0.0
 
-    def read(self) -> dict[str, Any] | None:
-        """What was written last; None where nothing was, or, after a warning, where it cannot be read."""
+    def read(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+        """What was written last; None where nothing was, or, after a warning, where it cannot be read.
+
+        device: where its tensors go, whichever they came from; those of the optimiser stay on the CPU, see `load_optimiser`.
+        """
         state = processes.from_first(self._read() if processes.first() else None)
         if state is not None:
             self.seconds = state["seconds"]
             self.owner.seconds += self.seconds - self.owner.counted.get(self.path, 0.0)
             self.owner.counted[self.path] = self.seconds
+            state = {name: value if name == "optimiser" else _moved(value, device) for name, value in state.items()}
         return state
 
     def _read(self) -> dict[str, Any] | None:
@@ -124,7 +128,10 @@ def digest_of(module: nn.Module) -> bytes:
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """`load_state_dict` with each moment laid out in memory as its weight is: the fused step takes them element by element as they lie."""
+    """`load_state_dict` with each moment laid out in memory as its weight is: the fused step takes them element by element as they lie.
+
+    They go where their weights are; how many steps were taken stays on the CPU where the optimiser wants it there.
+    """
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     for place, moments in state["state"].items():
         for name, moment in moments.items():
@@ -136,6 +143,15 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> N
 def events_of(state: dict[str, Any]) -> list[Epoch]:
     """The epochs that a state has behind it."""
     return [Epoch(**event) for event in state["events"]]
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    """The value with each tensor in it on the device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _moved(one, device) for name, one in value.items()}
+    return [_moved(one, device) for one in value] if isinstance(value, list) else value
 
 
 def _described(value: Any) -> bytes:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from graft import processes
 from graft.backbones.base import Backbone, State
-from graft.features import Shelf, by_length, content_keys, device_of, one_ahead, to_device
+from graft.features import Shelf, by_length, content_keys, device_of, one_ahead, pinned, to_device
 from graft.records import Recipe
 from graft.train import augment
 
@@ -105,6 +106,10 @@ class Feed:
         """What is needed of a batch, from the latest stage that is kept. turn: None for the judged view. Runs in a thread of its own."""
         if self.elsewhere:
             return Ready(torch.empty(len(batch), 0), self.boundary)
+        ready = self._ready(batch, turn)
+        return ready._replace(state=pinned(ready.state, self.device))
+
+    def _ready(self, batch: np.ndarray, turn: Turn | None) -> Ready:
         if self.features is not None:
             return Ready(self.features[batch], self.boundary)
         if self.shelf is None:
@@ -141,6 +146,10 @@ class Feed:
         wanted = (pair for pair in pairs if not shelf.full and any(key not in shelf for key in self._keys(*pair)))
         for pair, ready in one_ahead(lambda pair: (pair, self.prepare(*pair)), wanted):
             self.state(*pair, ready)
+
+    def fill_judged(self) -> None:
+        """Keep the states of this process's share of the items, in the view that is judged and the batches that it is judged in."""
+        self.fill((batch, None) for batch in processes.share(self.batches(None)))
 
     @cached_property
     def contents(self) -> list[bytes]:

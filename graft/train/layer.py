@@ -25,7 +25,7 @@ def torch_head(start: LinearHead | None, width: int, outputs: int, centre: float
 
 
 def linear_head(head: torch.nn.Linear, task: Task, centre: float, scale: float) -> LinearHead:
-    weight = head.weight.detach().numpy().T.astype(np.float64) * scale
-    bias = head.bias.detach().numpy().astype(np.float64) * scale + centre
+    weight = head.weight.detach().cpu().numpy().T.astype(np.float64) * scale
+    bias = head.bias.detach().cpu().numpy().astype(np.float64) * scale + centre
     width = len(weight)
     return LinearHead(mean=np.zeros(width), scale=np.ones(width), weight=weight, bias=bias, link=LINKS[task], kind="trained", strength=0.0)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 
 from graft import inlays, interrupt, processes
 from graft.backbones.base import Backbone, State
+from graft.device import seeded, tf32
 from graft.errors import Diverged
 from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
 from graft.losses import Added, Other, Seen
@@ -72,6 +74,8 @@ class Run:
 
     def __post_init__(self) -> None:
         self.device = device_of(self.backbone)
+        # Of a GPU's matrices; who asks for fp32 has all of its digits.
+        self.rounded = partial(tf32, self.device, self.recipe.precision != "fp32")
         self.keeper = self.states or States()
         self.private: list[Shelf] = []
         self.kept: Weights = {}
@@ -102,7 +106,8 @@ class Run:
         try:
             told = (self.task, self.loss, self.seed, self.keeper, opened, self.progress)
             teachers = [teacher.to(self.device) for teacher in lessons.teachers]
-            self.added = made(self.plan, self.backbone, self.head, items, self.target, *told, others, teachers)
+            with self.rounded():
+                self.added = made(self.plan, self.backbone, self.head, items, self.target, *told, others, teachers)
         except BaseException:
             take_out()
             raise
@@ -112,8 +117,7 @@ class Run:
         self.keep()
         self.others = None
         if len(others):
-            asks = {"two_views": any(loss.two_views for loss in losses)}
-            asks["elsewhere"] = any(loss.prepares for loss in losses)
+            asks = {"two_views": any(loss.two_views for loss in losses), "elsewhere": any(loss.prepares for loss in losses)}
             asks["looked"] = any(loss.begin_epoch is not Added.begin_epoch for loss in losses)
             self.others = Others(self.backbone, others, self.recipe.batch_size, self.recipe, **asks)
         feed = Feed(self.backbone, items, self.recipe.batch_size, self.recipe)
@@ -168,8 +172,7 @@ class Run:
             self.best = self.score(judged, truth)
         self.training_mode(phase, learns)
         optimiser = learning.optimiser(self.backbone, self.head, self.added, phase)
-        batches = len(self.batches(feed, number))
-        schedule = self.scheduler(optimiser, phase.epochs * math.ceil(batches / self.recipe.accumulate))
+        schedule = self.scheduler(optimiser, phase.epochs * math.ceil(len(self.batches(feed, number)) / self.recipe.accumulate))
         self.average = Average(self.changing, self.recipe.averaging) if self.recipe.averaging else None
         first = waited = 0
         if self.saved and self.saved["phase"] == number:
@@ -236,8 +239,8 @@ class Run:
         rounds, k = self.rounds(number, epoch, feed), self.recipe.accumulate
         masses = [self.mass(one.batch) for one in rounds]
         total, done, due = 0.0, 0, sum(len(one.batch) for one in rounds)
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, number, shared.apart(epoch)]).generate_state(1)[0]))
+        seed = int(np.random.SeedSequence([self.seed, number, shared.apart(epoch)]).generate_state(1)[0])
+        with seeded(seed, self.device), self.rounded():
             prepared = one_ahead(lambda one: [feed.prepare(part, turn) for feed, part, turn in one.readings], rounds)
             for place, (one, ready) in enumerate(zip(rounds, prepared, strict=True)):
                 if self.cut():
@@ -292,7 +295,8 @@ class Run:
         if not (self.others and self.others.looked):
             nothing = torch.empty(0, width, device=self.device)
             return nothing, self.head(nothing)
-        both = over(self.backbone, self.head, self.others.looked, self.bf16, lambda rows: torch.cat([rows, self.head(rows)], 1))
+        with self.rounded():
+            both = over(self.backbone, self.head, self.others.looked, self.bf16, lambda rows: torch.cat([rows, self.head(rows)], 1))
         return both[:, :width].to(self.device), both[:, width:].to(self.device)
 
     def asked(self) -> bool:
@@ -306,7 +310,7 @@ class Run:
     def open_checkpoint(self, checkpoints: Checkpoints, lessons: Lessons, feed: Feed, judged: Feed | None) -> None:
         """Find what an earlier process left of this run."""
         taught = [teacher.fingerprint() for teacher in lessons.teachers]
-        about = [self.backbone.fingerprint(), *taught, self.device.type, self.task, self.seed, processes.count()]
+        about = [self.backbone.fingerprint(), *taught, self.task, self.seed, processes.count()]
         learned = feed if self.plan.supervised else Feed(self.backbone, lessons.items, self.recipe.batch_size)
         given = [b"".join(learned.contents), lessons.y]
         if judged and lessons.validation:
@@ -314,7 +318,7 @@ class Run:
         if self.others:
             given.append(b"".join(self.others.feed.contents))
         self.checkpoint = checkpoints.open(about, digest_of(self.head), self.plan, self.recipe, *given)
-        self.saved = self.checkpoint.read()
+        self.saved = self.checkpoint.read(self.device)
 
     def save(self, place: dict[str, Any]) -> None:
         """Write all that the rest of the run needs. place: how far it is, and what only this phase needs."""
@@ -351,28 +355,24 @@ class Run:
         In the order and the batches of then: in others it rounds differently.
         """
 
-        def fill_judged() -> None:
-            if judged:
-                judged.fill((batch, None) for batch in processes.share(judged.batches(None)))
-
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with self.rounded(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             for epoch in range(epochs):
-                if (number, epoch) == (0, 0):
+                if judged and (number, epoch) == (0, 0):
                     # The starting weights were judged before the first epoch of all.
-                    fill_judged()
+                    judged.fill_judged()
                 if epoch == 0:
                     self.fill_looked()
                 readings = [reading for one in self.rounds(number, epoch, feed) for reading in one.readings]
                 for some, several in itertools.groupby(readings, lambda reading: reading.feed):
                     some.fill((reading.part, reading.turn) for reading in several)
-                fill_judged()
+                if judged:
+                    judged.fill_judged()
 
     def fill_looked(self) -> None:
         """Keep what the frozen stages give for the others as judged, before an epoch meets them in batches of its own."""
         if self.others and self.others.looked:
-            looked = self.others.looked
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                looked.fill((batch, None) for batch in processes.share(looked.batches(None)))
+            with self.rounded(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                self.others.looked.fill_judged()
 
     def training_mode(self, phase: Phase, learns: list[bool]) -> None:
         learning.training_mode(self.backbone, self.head, self.plan, self.recipe, phase, learns)
@@ -485,7 +485,8 @@ class Run:
 
     def score(self, feed: Feed, y: Any) -> Reached:
         """The metric on the validation part, and the loss."""
-        return reached(over(self.backbone, self.head, feed, self.bf16, self.head), y, self.task, self.metric)
+        with self.rounded():
+            return reached(over(self.backbone, self.head, feed, self.bf16, self.head), y, self.task, self.metric)
 
     def judge(self, feed: Feed, truth: np.ndarray) -> Callable[[Weights], float]:
         """What scores weights on the validation part, when all phases are played."""

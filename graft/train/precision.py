@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from graft.backbones.base import Backbone, State
+from graft.device import tf32
 from graft.features import device_of, has_bfloat16, machine, remembered, to_device
 from graft.records import Precision
 
@@ -46,10 +47,11 @@ def computes_in_bf16(precision: Precision, backbone: Backbone, head: nn.Module, 
 
 def _step_seconds(backbone: Backbone, head: nn.Module, batch: State, bf16: bool) -> float:
     weights = list(backbone.parameters())
-    begun = time.perf_counter()
-    with torch.autocast(device_of(backbone).type, torch.bfloat16, enabled=bf16):
-        features = backbone(batch)
-    gradients = torch.autograd.grad(head(features.float()).sum(), weights, allow_unused=True)
-    # Reading a number waits for a device that works on its own.
-    next(gradient for gradient in gradients if gradient is not None).sum().item()
+    begun, device = time.perf_counter(), device_of(backbone)
+    with tf32(device, True):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            features = backbone(batch)
+        gradients = torch.autograd.grad(head(features.float()).sum(), weights, allow_unused=True)
+        # Reading a number waits for a device that works on its own.
+        next(gradient for gradient in gradients if gradient is not None).sum().item()
     return time.perf_counter() - begun
