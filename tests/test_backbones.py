@@ -182,6 +182,15 @@ def test_a_view_is_the_same_alone_and_in_a_batch_and_laid_out_channels_last():
     assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("cores", [1, 2, 5, 30])
+def test_a_batch_is_the_same_whatever_the_cores_it_is_shared_among(cores, monkeypatch):
+    prepare = _images.preparer(_images.preprocessing_of({"input_size": (3, 32, 32)}, "here"))
+    alone = torch.cat([prepare([picture], None) for picture in pictures(50, 7)])
+    monkeypatch.setattr(_images, "_usable_cores", lambda: cores)
+    assert torch.equal(prepare(pictures(50, 7), None), alone)
+    assert prepare([], None).shape == (0, 3, 32, 32)
+
+
 def test_a_jpeg_decoded_at_reduced_size_looks_the_same():
     ramp = np.linspace(0, 255, 1600)[None, :, None] * np.ones((1200, 1, 3))
     file = io.BytesIO()

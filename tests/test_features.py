@@ -9,11 +9,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from graft.backbones.tiny import load
 from graft.errors import GraftError
 from graft.features import cache_folder, extract, known_throughput, one_ahead, store, throughput
 from graft.features.store import LAYOUT
+from graft.items import content_key
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +104,19 @@ def test_what_a_wider_tap_kept_serves_the_narrower_ones():
 def test_without_cache_nothing_is_written(cache):
     extract(load("text"), make_texts(3), cache=False)
     assert not cache.exists()
+
+
+def test_without_cache_decoded_images_are_not_compared_but_files_are(tmp_path, monkeypatch):
+    picture = make_images(1)[0]
+    path = tmp_path / "picture.png"
+    Image.fromarray(picture).save(path)
+    hashed = []
+    monkeypatch.setattr("graft.features.content_key", lambda item, modality: hashed.append(item) or content_key(item, modality))
+    backbone, seen = counting(load("image"))
+    got = extract(backbone, [picture, path, Image.fromarray(picture), str(path)], cache=False)
+    assert list(map(str, hashed)) == [str(path)] * 2
+    assert len(seen) == 3
+    np.testing.assert_allclose(got, np.repeat(got[:1], 4, 0), atol=1e-6)
 
 
 def test_other_weights_have_features_of_their_own():

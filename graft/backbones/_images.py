@@ -58,9 +58,9 @@ def preparer(preprocessing: dict[str, Any]) -> Callable[[Sequence[Any], np.rando
     generator each item's view is a random crop of 35 to 100 % of its area, side ratio 3/4 to 4/3, mirrored half of the time.
     Source: Szegedy et al. 2015, arXiv:1409.4842, section 6, for the random crop; timm's `transforms_imagenet_eval` for the other.
     """
-    # What each of the 256 values becomes in each channel: looking it up is four times as fast as computing it for every pixel.
     mean, std = (np.array(preprocessing[name], np.float32) * 255 for name in ("mean", "std"))
-    table = ((np.arange(256, dtype=np.float32)[:, None] - mean) * (1 / std)).T.copy()
+    # A row of pixels long, not three channels: numpy computes along the last axes, and three numbers are too few at a time.
+    means, scales = (np.tile(channels, (preprocessing["size_px"][1], 1)) for channels in (mean, 1 / std))
 
     def prepare(items: Sequence[Any], rng: np.random.Generator | None) -> State:
         # One seed an item, drawn here: threads would otherwise share a generator in an order that changes from run to run.
@@ -68,22 +68,32 @@ def preparer(preprocessing: dict[str, Any]) -> Callable[[Sequence[Any], np.rando
         batch = np.empty((len(items), *preprocessing["size_px"], 3), np.float32)
 
         def fill(place: int) -> None:
-            view = _view(items[place], seeds[place], preprocessing)
-            for channel in range(3):
-                # "clip" writes straight into the batch; no uint8 is out of the table's range.
-                np.take(table[channel], view[..., channel], out=batch[place, ..., channel], mode="clip")
+            np.subtract(_view(items[place], seeds[place], preprocessing), means, out=batch[place])
+            np.multiply(batch[place], scales, out=batch[place])
 
-        if len(items) == 1:
-            fill(0)
+        # Shares, not single items: handing each to a thread takes near half as long as resizing a photograph to 96 px.
+        workers = max(1, min(8, _usable_cores(), len(items)))
+
+        def fill_share(first: int) -> None:
+            for place in range(first, len(items), workers):
+                fill(place)
+
+        if workers == 1:
+            fill_share(0)
         else:
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                list(pool.map(fill, range(len(items))))
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(fill_share, range(workers)))
         # (n, h, w, 3) seen as (n, 3, h, w) is the channels-last layout, in which convolutions run fastest on a CPU.
         if preprocessing.get("grey"):
             batch = batch @ _LUMA
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
     return prepare
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use, where the system tells; else all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _view(item: Any, seed: int | None, preprocessing: dict[str, Any]) -> np.ndarray:
@@ -95,7 +105,7 @@ def _view(item: Any, seed: int | None, preprocessing: dict[str, Any]) -> np.ndar
     if seed is not None:
         return _random_crop(image, height, width, resample, np.random.default_rng(seed))
     if preprocessing["crop_mode"] == "squash":
-        image = image.resize((wanted[1], wanted[0]), resample)
+        sides = wanted
     else:
         ratios = [side / want for side, want in zip(image.size[::-1], wanted, strict=True)]
         fit = max(ratios) if preprocessing["crop_mode"] == "border" else min(ratios)
@@ -103,21 +113,34 @@ def _view(item: Any, seed: int | None, preprocessing: dict[str, Any]) -> np.ndar
         whole = int if preprocessing["crop_mode"] == "center" and wanted[0] == wanted[1] else round
         # The side that sets the scale is exact; only the other one comes out fractional.
         sides = [want if ratio == fit else whole(side / fit) for side, want, ratio in zip(image.size[::-1], wanted, ratios, strict=True)]
-        image = image.resize((max(1, sides[1]), max(1, sides[0])), resample)
-    return _centre(np.asarray(image), height, width, preprocessing)
+    return _padded(_centre(image, [max(1, side) for side in sides], (height, width), resample), height, width, preprocessing)
 
 
-def _centre(pixels: np.ndarray, height: int, width: int, preprocessing: dict[str, Any]) -> np.ndarray:
-    """The middle of an image, padded where it is smaller: with the mean colour (crop mode "border") or black, as timm does."""
-    missing = [max(0, height - pixels.shape[0]), max(0, width - pixels.shape[1])]
-    if any(missing):
-        fill = [round(255 * value) for value in preprocessing["mean"]] if preprocessing["crop_mode"] == "border" else [0, 0, 0]
-        canvas = np.empty((pixels.shape[0] + missing[0], pixels.shape[1] + missing[1], 3), np.uint8)
-        canvas[:] = fill
-        canvas[missing[0] // 2 :, missing[1] // 2 :][: pixels.shape[0], : pixels.shape[1]] = pixels
-        pixels = canvas
-    top, left = round((pixels.shape[0] - height) / 2), round((pixels.shape[1] - width) / 2)
-    return pixels[top : top + height, left : left + width]
+def _centre(image: Image.Image, sides: Sequence[int], most: Sequence[int], resample: Image.Resampling) -> np.ndarray:
+    """The middle, of at most so many pixels, that the image has when it is resized to the sides; (height, width) in all of them.
+
+    Only what is kept is computed: near half of the work for a photograph of 3 to 2. Differs from resizing and then cropping by rounding, at
+    most 1 of 255.
+    """
+    kept = [min(pair) for pair in zip(sides, most, strict=True)]
+    starts = [round((side - keep) / 2) for side, keep in zip(sides, kept, strict=True)]
+    # (start, end) of each side in the image's own pixels, which reach beyond the box where the filter does.
+    (top, bottom), (left, right) = (
+        (start * own / side, (start + keep) * own / side)
+        for start, keep, own, side in zip(starts, kept, image.size[::-1], sides, strict=True)
+    )
+    return np.asarray(image.resize((kept[1], kept[0]), resample, box=(left, top, right, bottom)))
+
+
+def _padded(pixels: np.ndarray, height: int, width: int, preprocessing: dict[str, Any]) -> np.ndarray:
+    """(height, width, 3): where the pixels are fewer, padded with the mean colour (crop mode "border") or black, as timm does."""
+    missing = [height - pixels.shape[0], width - pixels.shape[1]]
+    if not any(missing):
+        return pixels
+    canvas = np.empty((height, width, 3), np.uint8)
+    canvas[:] = [round(255 * value) for value in preprocessing["mean"]] if preprocessing["crop_mode"] == "border" else [0, 0, 0]
+    canvas[missing[0] // 2 :, missing[1] // 2 :][: pixels.shape[0], : pixels.shape[1]] = pixels
+    return canvas
 
 
 def _random_crop(image: Image.Image, height: int, width: int, resample: Image.Resampling, rng: np.random.Generator) -> np.ndarray:

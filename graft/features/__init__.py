@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from graft import processes
 from graft.backbones.base import Backbone, State
@@ -70,8 +71,8 @@ def extract(
     items: n of the backbone's modality. tap: "pooled", the backbone's own features; "stages", the output of every stage averaged over
     its places, side by side; or "late", of the later half of the stages, of which the pooled features are the last columns. view: 0, the
     one that is judged; 1 and on, random training views of images. cache: read and write the disk cache (see `cache_folder`);
-    without it equal items are still computed once. runtime: one of RUNTIMES, or "auto", see `runtimes.choose`.
-    progress: is told a Step after each batch.
+    without it equal items are still computed once, but for decoded images, as comparing their pixels takes too long. runtime: one of
+    RUNTIMES, or "auto", see `runtimes.choose`. progress: is told a Step after each batch.
     Returns (n, d) float32, in the order of the items; a memory-mapped file where it is large. The backbone is left in
     evaluation mode.
     Raises UnreadableItems naming the items that cannot be read. Warns, and goes on without, where the cache cannot be
@@ -120,7 +121,7 @@ class _Extraction:
         if self.backbone.modality == "table":
             # That columns are lacking is told also where the features are found on the disk.
             self.backbone.prepare([items[0]])
-        digests = content_keys(items, self.backbone.modality)
+        digests = content_keys(items, self.backbone.modality, decoded=self.cache)
         # first: (m,) where each content is met first. which: (n,) the content of each item.
         keys, first, which = np.unique(sortable(digests), return_index=True, return_inverse=True)
         features = room_for((len(items), self._width(items)))
@@ -255,12 +256,16 @@ def _note_time(seen: list[tuple[int, float]], step: Step) -> None:
     seen.append((step.done, time.perf_counter()))
 
 
-def content_keys(items: Sequence[Any], modality: str) -> np.ndarray:
-    """The `content_key` of every item, (n, 16) uint8. Raises UnreadableItems naming the items that cannot be read."""
+def content_keys(items: Sequence[Any], modality: str, *, decoded: bool = True) -> np.ndarray:
+    """The `content_key` of every item, (n, 16) uint8. Raises UnreadableItems naming the items that cannot be read.
+
+    decoded: False gives images that are decoded already a key of their place instead, so that no two of them are equal.
+    """
     keys, unreadable = np.empty((len(items), 16), np.uint8), []
     for place, item in enumerate(items):
         try:
-            keys[place] = np.frombuffer(content_key(item, modality), np.uint8)
+            by_place = not decoded and modality == "image" and isinstance(item, Image.Image | np.ndarray)
+            keys[place] = np.frombuffer(place.to_bytes(16) if by_place else content_key(item, modality), np.uint8)
         except OSError as error:
             unreadable.append(f"item {place} ({_short(item)}): {error}")
     if unreadable:

@@ -18,7 +18,7 @@ from graft import processes
 from graft.files import replacing
 
 # Part of every cache path: raised when the layout of the files or the meaning of a feature changes.
-LAYOUT = "v1"
+LAYOUT = "v2"
 # What an interrupted extraction may lose at most.
 _SHARD_ITEMS, _SHARD_SECONDS = 4096, 20.0
 _BLOCK_ITEMS = 1024
