@@ -1,5 +1,6 @@
 """`Adapt`: which labels it reads, both ways of calling it, what it refuses, and what scikit-learn asks of an estimator."""
 
+import time
 import warnings
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from graft.adapt import Adapt, course, estimator
 from graft.errors import GraftError
+from graft.records import Recipe
 from graft.shift import SHIFTS
 from graft.transfer import Transfer
 
@@ -276,11 +278,31 @@ def test_without_a_budget_nothing_retrains_and_with_one_something_does(monkeypat
 def test_a_budget_that_is_spent_leaves_out_the_rest_and_says_so(monkeypatch):
     (X, y), (target, _) = images(24, 0), images(12, 80)
     said = []
-    model = Adapt("tiny:image", methods=["adabn", "tent", "shot"], budget=0.001, epochs=1, head="closed")
+    model = Adapt("tiny:image", methods=[MENDS, "adabn", "tent", "shot"], budget="0.000000001s", epochs=1, head="closed")
     model.fit(X, y, target, progress=lambda event: said.append(getattr(event, "text", "")))
-    # Of the first nothing tells how long it takes.
-    assert [one.method for one in model.outcome_.made] == ["source_only", "adabn"]
-    assert "the budget of 0 s is spent; without a turn: tent, shot" in said
+    assert [one.method for one in model.outcome_.made] == ["source_only"]
+    note = f"the budget of 0 s does not allow more; without a turn: {MENDS}, adabn, tent, shot"
+    assert note in said and list(model.outcome_.notes) == [note]
+
+
+def test_a_slow_method_ends_with_the_budget_and_the_page_says_so():
+    (X, y), (target, _) = images(24, 0), images(12, 80)
+    steps = []
+
+    def slow(event):
+        if getattr(event, "what", "").startswith("training"):
+            steps.append(time.perf_counter())
+            time.sleep(0.02)
+
+    # A thousand epochs would take a minute at least, by the pauses alone.
+    model = Adapt("tiny:image", methods=["mcc", "shot"], budget=1.0, epochs=1000, head="closed", recipe=Recipe(batch_size=4))
+    model.fit(X, y, target, progress=slow)
+    assert steps[-1] - steps[0] < 1.1
+    one = model.outcome_.made[1]
+    played = len(one.model.history_)
+    assert [each.method for each in model.outcome_.made] == ["source_only", "mcc"] and 0 < played < 1000 and not one.fell_out
+    notes = [f"the budget ended mcc after {played} of 1000 epochs", "the budget of 1 s does not allow more; without a turn: shot"]
+    assert list(model.outcome_.notes) == notes
 
 
 # -- what is refused

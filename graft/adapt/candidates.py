@@ -27,6 +27,7 @@ class Made:
     outputs: (m, c) for the target, held_outputs: (v, c) for the held part of the source. learned, held, target: their rows, as the
     method sees them; reads: its last layer, (rows) -> outputs. head: for target rows as they come. weights: (l,) of the learned part.
     model: a retrained one; None where only the head is another. seconds: that it took. fell_out: why it cannot be had, else "".
+    stopped: what the budget cut short of it, in words, else "".
     """
 
     method: str
@@ -42,6 +43,7 @@ class Made:
     weights: np.ndarray | None = None
     model: Transfer | None = None
     fell_out: str = ""
+    stopped: str = ""
 
     @property
     def name(self) -> str:

@@ -70,7 +70,7 @@ def record(
         seconds=seconds,
         versions=versions,
         findings=list(findings),
-        notes=[*notes, *([f"interrupted by Ctrl-C: {outcome.missing}"] if outcome.missing else [])],
+        notes=[*notes, *outcome.notes, *([f"interrupted by Ctrl-C: {outcome.missing}"] if outcome.missing else [])],
         domains=list(domains),
         checked=outcome.decision.checked,
         command=command,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from graft import inlays, interrupt, processes
+from graft import budget, inlays, interrupt, processes
 from graft.backbones.base import Backbone, State
 from graft.errors import Diverged
 from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
@@ -300,8 +300,9 @@ class Run:
         return processes.from_first(interrupt.asked())
 
     def cut(self) -> bool:
-        """Whether the user asked for an end since this run began: what is under way is dropped, the best weights so far are left."""
-        return self.asked() and not self.asked_before
+        """Whether the user asked for an end since this run began, or time is up: what is under way is dropped, the best weights so far
+        are left."""
+        return (self.asked() and not self.asked_before) or processes.from_first(budget.left() <= 0)
 
     def open_checkpoint(self, checkpoints: Checkpoints, lessons: Lessons, feed: Feed, judged: Feed | None) -> None:
         """Find what an earlier process left of this run."""
