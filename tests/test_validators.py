@@ -16,7 +16,8 @@ every_estimate = pytest.mark.parametrize("name", list(ESTIMATES))
 
 # Stated in the docstrings; c = 3, m = 300, e = 8. What is not here may be any finite number.
 RANGES = {
-    "source_risk": (0, 1), "iwcv": (-27.7, 0), "reverse": (0, 1), "entropy": (-np.log(3), 0), "infomax": (0, np.log(3)),
+    "source_risk": (0, 1), "iwcv": (-27.7, 0), "reverse": (0, 1), "reverse_weighted": (0, 1),
+    "entropy": (-np.log(3), 0), "infomax": (0, np.log(3)),
     "confidence": (1 / 3, 1), "class_balance": (-27.7, 0), "snd": (0, np.log(299)), "bnm": (0, 1), "agreement": (0, 1), "rankme": (1, 8),
     "silhouette": (-1, 1), "calinski": (0, np.inf), "class_ami": (-1, 1), "class_ss": (-1, 1), "mixval": (0, 1),
     **dict.fromkeys(ESTIMATES, (0, 1)),

@@ -100,6 +100,14 @@ class Judged:
         return density_ratio(self.learned, self.target, self.source, self.seed)
 
     @cached_property
+    def comes_back(self) -> np.ndarray:
+        """(v,) bool: whether a new classifier, taught the drawn target items with the model's labels, is right about a source item."""
+        rows, labels = self.target[self.drawn], self.predicted[self.drawn]
+        if (labels == labels[0]).all():
+            return np.asarray(self.source_labels == labels[0])
+        return np.asarray(self.fit(rows, labels)(self.source).argmax(axis=1) == self.source_labels)
+
+    @cached_property
     def calibrated(self) -> tuple[np.ndarray, np.ndarray]:
         """source_outputs (v, c) and target_outputs (m, c) after the temperature, 1/20 to 20, with the least log loss on held-out items.
 
