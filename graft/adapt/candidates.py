@@ -131,8 +131,8 @@ def averaged(sides: Sides, everyone: Sequence[Made]) -> Made:
     )
 
 
-def judged(sides: Sides, one: Made, everyone: Sequence[Made]) -> Judged:
-    """What validators see of a candidate."""
+def judged(sides: Sides, one: Made, everyone: Sequence[Made], first: Judged | None = None) -> Judged:
+    """What validators see of a candidate. first: of another, from which is taken what hangs on rows alone, where the rows are its own."""
     assert one.reads is not None
 
     def fit(rows: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -157,4 +157,5 @@ def judged(sides: Sides, one: Made, everyone: Sequence[Made]) -> Judged:
         others={name: other.outputs for name, other in others.items()},
         others_source={name: other.held_outputs for name, other in others.items() if len(other.held_outputs)},
         seed=sides.seed,
+        twin=first if first is not None and first.has_rows(one.held, one.learned, one.target) else None,
     )

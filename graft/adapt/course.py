@@ -93,8 +93,9 @@ def adapt(sides: Sides, asked: Asked, predictor: Predictor, known: Known | None 
         decision = decide_numbers(sides, everyone, known, guard=asked.guard)
         told = [{} for _ in everyone]
         return Outcome(sides, everyone, outlooks, told, decision, shipped(sides, everyone[decision.place]), known, missing, notes)
+    first = judged(sides, everyone[0], everyone)
     for number, one in enumerate(everyone, start=1):
-        told.append({} if one.fell_out else evidence(judged(sides, one, everyone)))
+        told.append({} if one.fell_out else evidence(judged(sides, one, everyone, first)))
         if progress:
             progress(Step("judging candidates without labels", number, len(everyone)))
     sound = [place for place, one in enumerate(everyone) if not one.fell_out]
