@@ -1,6 +1,5 @@
 """`Adapt`: which labels it reads, both ways of calling it, what it refuses, and what scikit-learn asks of an estimator."""
 
-import time
 import warnings
 
 import numpy as np
@@ -13,7 +12,6 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from graft.adapt import Adapt, course, estimator
 from graft.errors import GraftError
-from graft.records import Recipe
 from graft.shift import SHIFTS
 from graft.transfer import Transfer
 
@@ -246,63 +244,6 @@ def test_a_fitted_model_lends_its_backbone_where_the_source_is_given_too(data):
     model = Adapt(given, methods=MENDS).fit(X, y, target)
     assert model.model_.backbone_ is given.backbone_ and len(model.outcome_.sides.learned) == 48
     np.testing.assert_allclose(model.predict_proba(target), adapting().fit(X, y, target).predict_proba(target), atol=1e-6)
-
-
-# -- methods and their budget
-
-
-def images(n, brighter):
-    rng = np.random.default_rng(brighter)
-    y = np.arange(n) % 2
-    return [rng.integers(0, 60, (16, 16, 3), dtype=np.uint8) + np.uint8(90 * label + brighter) for label in y], y
-
-
-def test_without_a_budget_nothing_retrains_and_with_one_something_does(monkeypatch):
-    (X, y), (target, _) = images(24, 0), images(12, 80)
-    monkeypatch.setattr(course, "methods_for", lambda sides: ["source_only", MENDS])
-    settings = {"strategy": "feature_extraction", "head": "closed"}
-    still = Adapt("tiny:image", **settings).fit(X, y, target)
-    assert {one.method for one in still.outcome_.made} == {"source_only", MENDS}
-    assert not any(one.model for one in still.outcome_.made)
-    before = {name: value.clone() for name, value in still.source_only_.backbone_.state_dict().items()}
-    trained = Adapt("tiny:image", methods=["adabn", "tent", "shot"], budget="60s", epochs=1, **settings).fit(X, y, target)
-    kept = {one.method: one for one in trained.outcome_.made}
-    assert list(kept) == ["source_only", "adabn", "tent", "shot"] and not any(one.fell_out for one in kept.values())
-    # The source-only model is no worse for it: each method has a copy.
-    after = trained.source_only_.backbone_.state_dict()
-    assert all((after[name] == value).all() for name, value in before.items())
-    moved = kept["shot"].model.backbone_.state_dict()
-    assert any((moved[name] != value).any() for name, value in before.items())
-
-
-def test_a_budget_that_is_spent_leaves_out_the_rest_and_says_so(monkeypatch):
-    (X, y), (target, _) = images(24, 0), images(12, 80)
-    said = []
-    model = Adapt("tiny:image", methods=[MENDS, "adabn", "tent", "shot"], budget="0.000000001s", epochs=1, head="closed")
-    model.fit(X, y, target, progress=lambda event: said.append(getattr(event, "text", "")))
-    assert [one.method for one in model.outcome_.made] == ["source_only"]
-    note = f"the budget of 0 s does not allow more; without a turn: {MENDS}, adabn, tent, shot"
-    assert note in said and list(model.outcome_.notes) == [note]
-
-
-def test_a_slow_method_ends_with_the_budget_and_the_page_says_so():
-    (X, y), (target, _) = images(24, 0), images(12, 80)
-    steps = []
-
-    def slow(event):
-        if getattr(event, "what", "").startswith("training"):
-            steps.append(time.perf_counter())
-            time.sleep(0.02)
-
-    # A thousand epochs would take a minute at least, by the pauses alone.
-    model = Adapt("tiny:image", methods=["mcc", "shot"], budget=1.0, epochs=1000, head="closed", recipe=Recipe(batch_size=4))
-    model.fit(X, y, target, progress=slow)
-    assert steps[-1] - steps[0] < 1.1
-    one = model.outcome_.made[1]
-    played = len(one.model.history_)
-    assert [each.method for each in model.outcome_.made] == ["source_only", "mcc"] and 0 < played < 1000 and not one.fell_out
-    notes = [f"the budget ended mcc after {played} of 1000 epochs", "the budget of 1 s does not allow more; without a turn: shot"]
-    assert list(model.outcome_.notes) == notes
 
 
 # -- what is refused

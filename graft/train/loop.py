@@ -300,8 +300,7 @@ class Run:
         return processes.from_first(interrupt.asked())
 
     def cut(self) -> bool:
-        """Whether the user asked for an end since this run began, or time is up: what is under way is dropped, the best weights so far
-        are left."""
+        """Whether an end was asked for since this run began, or time is up: what is under way is dropped, the best weights are left."""
         return (self.asked() and not self.asked_before) or processes.from_first(budget.left() <= 0)
 
     def open_checkpoint(self, checkpoints: Checkpoints, lessons: Lessons, feed: Feed, judged: Feed | None) -> None:
