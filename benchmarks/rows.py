@@ -29,10 +29,14 @@ def memory():
 
 
 def append(path, row):
-    """row: column -> value, the same columns in each row of one file."""
+    """row: column -> value, the same columns in each row of one file; raises ValueError for one that the file lacks."""
     fresh = not path.exists()
+    columns = list(row)
+    if not fresh:
+        with open(path, newline="", encoding="utf-8") as file:
+            columns = next(csv.reader(file))
     with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         if fresh:
             writer.writeheader()
         writer.writerow(row)

@@ -246,43 +246,6 @@ def test_a_fitted_model_lends_its_backbone_where_the_source_is_given_too(data):
     np.testing.assert_allclose(model.predict_proba(target), adapting().fit(X, y, target).predict_proba(target), atol=1e-6)
 
 
-# -- methods and their budget
-
-
-def images(n, brighter):
-    rng = np.random.default_rng(brighter)
-    y = np.arange(n) % 2
-    return [rng.integers(0, 60, (16, 16, 3), dtype=np.uint8) + np.uint8(90 * label + brighter) for label in y], y
-
-
-def test_without_a_budget_nothing_retrains_and_with_one_something_does(monkeypatch):
-    (X, y), (target, _) = images(24, 0), images(12, 80)
-    monkeypatch.setattr(course, "methods_for", lambda sides: ["source_only", MENDS])
-    settings = {"strategy": "feature_extraction", "head": "closed"}
-    still = Adapt("tiny:image", **settings).fit(X, y, target)
-    assert {one.method for one in still.outcome_.made} == {"source_only", MENDS}
-    assert not any(one.model for one in still.outcome_.made)
-    before = {name: value.clone() for name, value in still.source_only_.backbone_.state_dict().items()}
-    trained = Adapt("tiny:image", methods=["adabn", "tent", "shot"], budget="60s", epochs=1, **settings).fit(X, y, target)
-    kept = {one.method: one for one in trained.outcome_.made}
-    assert list(kept) == ["source_only", "adabn", "tent", "shot"] and not any(one.fell_out for one in kept.values())
-    # The source-only model is no worse for it: each method has a copy.
-    after = trained.source_only_.backbone_.state_dict()
-    assert all((after[name] == value).all() for name, value in before.items())
-    moved = kept["shot"].model.backbone_.state_dict()
-    assert any((moved[name] != value).any() for name, value in before.items())
-
-
-def test_a_budget_that_is_spent_leaves_out_the_rest_and_says_so(monkeypatch):
-    (X, y), (target, _) = images(24, 0), images(12, 80)
-    said = []
-    model = Adapt("tiny:image", methods=["adabn", "tent", "shot"], budget=0.001, epochs=1, head="closed")
-    model.fit(X, y, target, progress=lambda event: said.append(getattr(event, "text", "")))
-    # Of the first nothing tells how long it takes.
-    assert [one.method for one in model.outcome_.made] == ["source_only", "adabn"]
-    assert "the budget of 0 s is spent; without a turn: tent, shot" in said
-
-
 # -- what is refused
 
 

@@ -69,8 +69,8 @@ def test_where_nothing_is_expected_to_be_better_one_reason_says_so(sides, everyo
 
 
 def test_evidence_before_and_after_is_told_as_it_speaks(sides, everyone):
-    before = {"agreement": 0.8, "atc": 0.7, "reverse": 0.9, "class_balance": -0.1}
-    after = {"agreement": 0.9, "atc": 0.6, "reverse": 0.902}
+    before = {"agreement": 0.8, "atc": 0.7, "reverse_weighted": 0.9, "class_balance": -0.1}
+    after = {"agreement": 0.9, "atc": 0.6, "reverse_weighted": 0.902}
     reasons = {one["evidence"]: one for one in decide(sides, everyone, [NONE, outlook(0.1), NONE], [before, after, {}], None).reasons}
     speaks = {name: reason["speaks"] for name, reason in reasons.items()}
     distance = speaks.pop("distance")

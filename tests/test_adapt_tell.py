@@ -297,6 +297,8 @@ def test_what_ctrl_c_left_out_is_told(monkeypatch):
     X, y, target, _ = domains()
     asked = iter([False, False, True])
     monkeypatch.setattr(course.interrupt, "asked", lambda: next(asked))
-    record = record_of(outcome_of(X, y, target, methods=[MENDS, "coral", "tca"]))
-    assert [row["method"] for row in record.candidates] == [SOURCE_ONLY, MENDS, MENDS]
+    outcome = outcome_of(X, y, target, methods=[MENDS, "coral", "tca"])
+    outcome.notes = ["the budget ended something"]
+    record = record_of(outcome)
+    assert [row["method"] for row in record.candidates] == [SOURCE_ONLY, MENDS, MENDS] and outcome.notes[0] == record.notes[-2]
     assert record.interrupted == "interrupted by Ctrl-C: without a turn: coral, tca" == record.notes[-1]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_transfer_adapting import gratings
 
+from graft import budget
 from graft.adapt.candidates import made
 from graft.adapt.course import shipped
 from graft.adapt.predict import SOURCE_ONLY
@@ -52,6 +53,51 @@ def test_each_method_makes_a_model_that_is_saved_loaded_and_asked(method, tmp_pa
     np.testing.assert_allclose(again.predict_proba(sides().others), one.outputs, atol=1e-5)
     np.testing.assert_allclose(one.reads(one.target), one.outputs, atol=1e-6)
     assert again.classes_.tolist() == CLASSES
+
+
+def counted(whole_epochs):
+    """Seconds left, until so many epochs and one step are over; progress that counts."""
+    ends = []
+
+    def progress(event):
+        if isinstance(event, Step) and event.what.startswith("training"):
+            ends.append(event.done == event.total)
+
+    return (lambda: -1.0 if sum(ends) >= whole_epochs and ends and not ends[-1] else 1.0), progress
+
+
+@pytest.mark.parametrize("method", ["mcc", "shot"])
+def test_training_that_the_budget_ends_is_left_after_its_last_whole_epoch(method, monkeypatch):
+    left, progress = counted(2)
+    monkeypatch.setattr(budget, "left", left)
+    one = made_by_training(sides(), method, {}, epochs=5, lr=1e-3, recipe=Recipe(batch_size=16), progress=progress)
+    assert one.stopped == f"the budget ended {method} after 2 of 5 epochs" and one.fell_out == ""
+    assert [event.epoch for event in one.model.history_] == [0, 1]
+    np.testing.assert_allclose(one.model.predict_proba(sides().others), one.outputs, atol=1e-5)
+
+
+def test_training_without_a_whole_epoch_falls_out(monkeypatch):
+    left, progress = counted(0)
+    monkeypatch.setattr(budget, "left", left)
+    one = made_by_training(sides(), "mcc", {}, epochs=5, lr=1e-3, recipe=Recipe(batch_size=16), progress=progress)
+    assert "the budget was spent in the first of 5 epochs" in one.fell_out and one.model is None
+
+
+def test_time_that_is_enough_ends_nothing():
+    with budget.within(600):
+        one = made_by_training(sides(), "tent", {}, epochs=1, lr=1e-3, recipe=Recipe(batch_size=16))
+    assert one.stopped == one.fell_out == ""
+
+
+@pytest.mark.parametrize(
+    "method", ["coral", "tca", "jda", "kmm", "kliep", "density_ratio", "pseudo_labels", "optimal_transport", "joint_transport"]
+)
+def test_a_method_on_features_under_way_when_time_is_up_falls_out(method):
+    if "transport" in method:
+        pytest.importorskip("ot")
+    assert sides().domains.held_out is not None
+    with budget.within(1e-9):
+        assert "the budget was spent before" in made(sides(), method, {}).fell_out
 
 
 def test_without_the_source_there_are_the_methods_that_do_without_it():

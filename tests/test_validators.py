@@ -8,7 +8,7 @@ from scipy.special import softmax
 from validator_samples import CLASSES, WIDTH, domains, fit, judged, linear, sample, with_others
 
 from graft.errors import GraftError
-from graft.validators import ESTIMATES, VALIDATORS, Judged, density_ratio, evidence
+from graft.validators import ESTIMATES, VALIDATORS, Judged, base, density_ratio, evidence
 
 EVERY = {**{name: VALIDATORS[name] for name in VALIDATORS}, **{name: ESTIMATES[name] for name in ESTIMATES}}
 every_judge = pytest.mark.parametrize("name", list(EVERY))
@@ -16,7 +16,8 @@ every_estimate = pytest.mark.parametrize("name", list(ESTIMATES))
 
 # Stated in the docstrings; c = 3, m = 300, e = 8. What is not here may be any finite number.
 RANGES = {
-    "source_risk": (0, 1), "iwcv": (-27.7, 0), "reverse": (0, 1), "entropy": (-np.log(3), 0), "infomax": (0, np.log(3)),
+    "source_risk": (0, 1), "iwcv": (-27.7, 0), "reverse": (0, 1), "reverse_weighted": (0, 1),
+    "entropy": (-np.log(3), 0), "infomax": (0, np.log(3)),
     "confidence": (1 / 3, 1), "class_balance": (-27.7, 0), "snd": (0, np.log(299)), "bnm": (0, 1), "agreement": (0, 1), "rankme": (1, 8),
     "silhouette": (-1, 1), "calinski": (0, np.inf), "class_ami": (-1, 1), "class_ss": (-1, 1), "mixval": (0, 1),
     **dict.fromkeys(ESTIMATES, (0, 1)),
@@ -235,3 +236,20 @@ def test_density_ratios_are_finite_and_above_0(v):
     for sides in ((source, target + 100), (source, target[:1]), (source[:1], target), (0 * source, 0 * target)):
         weights = density_ratio(*sides, source[:v] if v <= len(source) else source)
         assert weights.shape == (v,) and np.isfinite(weights).all() and (weights > 0).all()
+
+
+def test_what_hangs_on_rows_alone_is_taken_from_the_twin_and_is_the_same(monkeypatch):
+    one = sample()
+    asked = []
+    monkeypatch.setattr(base, "density_ratio", lambda *given: asked.append(given) or density_ratio(*given))
+    # The other model errs otherwise: all that looks at outputs must differ.
+    other = {"target_outputs": one.target_outputs[:, [1, 2, 0]], "source_outputs": one.source_outputs[:, [1, 2, 0]]}
+    alone = evidence(replace(one, **other))
+    assert evidence(replace(one, **other, twin=one)) == alone != evidence(one) and len(asked) == 2
+
+
+def test_a_twin_has_the_very_same_rows():
+    one = sample()
+    for change in ({"target": one.target + 1}, {"seed": 5}):
+        with pytest.raises(GraftError, match="twin has other rows or another seed, expected the very same arrays"):
+            replace(one, **change, twin=one)

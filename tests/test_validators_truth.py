@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, calinski_harabasz_score, silhouette_score
 from validator_samples import CLASSES, WIDTH, family, fit, judged, linear, sample
 
-from graft.validators import ESTIMATES, VALIDATORS, density_ratio, evidence
+from graft.validators import ESTIMATES, VALIDATORS, Judged, density_ratio, evidence
 from graft.validators.estimates import counts_of
 from graft.validators.risks import controlled_risk, log_losses
 
@@ -200,6 +200,29 @@ def test_reverse_gives_the_one_class_back_that_was_predicted():
     assert VALIDATORS["reverse"](model) == (model.source_labels == 1).mean()
 
 
+def threshold(rows, labels):
+    """Classes 0 and 1 of (k, 1) rows, cut midway between them."""
+    cut = (rows[labels == 0].max() + rows[labels == 1].min()) / 2
+    return lambda some: np.eye(2)[(some[:, 0] > cut).astype(int)]
+
+
+@pytest.mark.parametrize(("shift", "cut"), [(1.5, -1.0), (-1.0, 0.5), (0.0, 0.7)])
+def test_weighted_reverse_validation_is_the_closed_form_of_a_shift_of_gaussians(shift, cut):
+    # Source N(0, 1), target N(shift, 1), both of class 1 above 0; the model cuts at `cut`, and so does what learned its labels.
+    rng = np.random.default_rng(0)
+    learned, source = (rng.normal(size=(4000, 1)) for _ in range(2))
+    target = rng.normal(shift, 1, size=(4000, 1))
+    outputs = [np.eye(2)[(rows[:, 0] > cut).astype(int)] for rows in (source, target)]
+    labels = [(rows[:, 0] > 0).astype(int) for rows in (source, learned)]
+    model = Judged(source, labels[0], outputs[0], learned, labels[1], target, outputs[1], threshold, threshold, np.full(2, 0.5))
+    plain, corrected = (1 - abs(norm.cdf(cut - mean) - norm.cdf(0 - mean)) for mean in (0, shift))
+    # Three standard errors of a weighted mean of 4,000, of which exp(shift^2) count as one.
+    off = 3 * np.sqrt(corrected * (1 - corrected) * np.exp(shift**2) / 4000)
+    assert abs(VALIDATORS["reverse_weighted"](model) - corrected) < off
+    assert abs(VALIDATORS["reverse"](model) - plain) < 3 * np.sqrt(plain * (1 - plain) / 4000)
+    assert not shift or abs(plain - corrected) > 2 * off
+
+
 # Groups.
 
 
@@ -351,7 +374,7 @@ def test_agreement_on_a_line_finds_the_accuracy_of_models_that_err_apart():
 # The target lies where few source items do, so that weighted source items say little of it (their truth test is a covariate shift);
 # entropy and confidence see no more than how sure a model is, mixtures how wide its margins are; soft neighbourhood density, rankme and
 # the clusters' silhouette look at how dense outputs lie, or at the features, which are the same for all of these models.
-UNSUITED = {"iwcv", "dev", "devn", "reweighted_source", "entropy", "confidence", "mixval", "snd", "rankme", "class_ss"}
+UNSUITED = {"iwcv", "dev", "devn", "reweighted_source", "reverse_weighted", "entropy", "confidence", "mixval", "snd", "rankme", "class_ss"}
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ class Made:
     outputs: (m, c) for the target, held_outputs: (v, c) for the held part of the source. learned, held, target: their rows, as the
     method sees them; reads: its last layer, (rows) -> outputs. head: for target rows as they come. weights: (l,) of the learned part.
     model: a retrained one; None where only the head is another. seconds: that it took. fell_out: why it cannot be had, else "".
+    stopped: what the budget cut short of it, in words, else "".
     """
 
     method: str
@@ -42,6 +43,7 @@ class Made:
     weights: np.ndarray | None = None
     model: Transfer | None = None
     fell_out: str = ""
+    stopped: str = ""
 
     @property
     def name(self) -> str:
@@ -129,8 +131,8 @@ def averaged(sides: Sides, everyone: Sequence[Made]) -> Made:
     )
 
 
-def judged(sides: Sides, one: Made, everyone: Sequence[Made]) -> Judged:
-    """What validators see of a candidate."""
+def judged(sides: Sides, one: Made, everyone: Sequence[Made], first: Judged | None = None) -> Judged:
+    """What validators see of a candidate. first: of another, from which is taken what hangs on rows alone, where the rows are its own."""
     assert one.reads is not None
 
     def fit(rows: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -155,4 +157,5 @@ def judged(sides: Sides, one: Made, everyone: Sequence[Made]) -> Judged:
         others={name: other.outputs for name, other in others.items()},
         others_source={name: other.held_outputs for name, other in others.items() if len(other.held_outputs)},
         seed=sides.seed,
+        twin=first if first is not None and first.has_rows(one.held, one.learned, one.target) else None,
     )

@@ -1,13 +1,13 @@
 """From two sides to one model: candidates made, their evidence weighed, the guard asked, the chosen one fitted on all of the source."""
 
 import copy
-import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from graft import interrupt
+from graft import budget, interrupt
 from graft.adapt.candidates import Made, averaged, judged, made, methods_for
 from graft.adapt.guard import Decision, Known, decide, decide_numbers
 from graft.adapt.predict import SOURCE_ONLY, Outlook, Predictor
@@ -29,7 +29,8 @@ class Asked:
     """What is to be tried. methods: names, each with all its settings, or "auto": all that can be had, with their default ones, those that
     retrain only within a budget.
 
-    seconds: of methods that retrain, above 0; None: none does. epochs, lr, recipe: theirs. guard: whether source-only is kept where in
+    seconds: of all methods together, above 0, without what it takes to judge them and to fit the chosen one; what is under way when they
+    are over is ended. None: no limit, and none retrains. epochs, lr, recipe: theirs. guard: whether source-only is kept where in
     doubt. Raises GraftError for a name that no method has, and for a method that retrains without time to do so.
     """
 
@@ -62,7 +63,7 @@ class Asked:
 class Outcome:
     """What an adaptation came to. made: the candidates, source-only first. outlooks: what each may be expected to reach, None for one
     that fell out, and for all of a regression. told: evidence of each, {} for one that fell out. model: fitted, to ship. known: the target
-    labels that were given. missing: what Ctrl-C left out, in words."""
+    labels that were given. missing: what Ctrl-C left out, in words. notes: on what the budget cut short or left out."""
 
     sides: Sides
     made: list[Made]
@@ -72,6 +73,7 @@ class Outcome:
     model: Transfer
     known: Known | None = None
     missing: str = ""
+    notes: Sequence[str] = ()
 
     @property
     def chosen(self) -> Made:
@@ -84,15 +86,16 @@ def adapt(sides: Sides, asked: Asked, predictor: Predictor, known: Known | None 
     known: the target labels that were given; nothing else here has any. A first Ctrl-C ends the making: what is made is weighed.
     Raises GraftError for methods that cannot be had here, and where source-only itself cannot.
     """
-    everyone, missing = candidates(sides, asked, progress)
+    everyone, missing, notes = candidates(sides, asked, progress)
     outlooks: list[Outlook | None] = [None] * len(everyone)
     told: list[dict[str, float]] = []
     if sides.task == "regression":
         decision = decide_numbers(sides, everyone, known, guard=asked.guard)
         told = [{} for _ in everyone]
-        return Outcome(sides, everyone, outlooks, told, decision, shipped(sides, everyone[decision.place]), known, missing)
+        return Outcome(sides, everyone, outlooks, told, decision, shipped(sides, everyone[decision.place]), known, missing, notes)
+    first = judged(sides, everyone[0], everyone)
     for number, one in enumerate(everyone, start=1):
-        told.append({} if one.fell_out else evidence(judged(sides, one, everyone)))
+        told.append({} if one.fell_out else evidence(judged(sides, one, everyone, first)))
         if progress:
             progress(Step("judging candidates without labels", number, len(everyone)))
     sound = [place for place, one in enumerate(everyone) if not one.fell_out]
@@ -101,13 +104,13 @@ def adapt(sides: Sides, asked: Asked, predictor: Predictor, known: Known | None 
     for place, outlook in zip(sound, predicted, strict=True):
         outlooks[place] = outlook
     decision = decide(sides, everyone, outlooks, told, known, guard=asked.guard)
-    return Outcome(sides, everyone, outlooks, told, decision, shipped(sides, everyone[decision.place]), known, missing)
+    return Outcome(sides, everyone, outlooks, told, decision, shipped(sides, everyone[decision.place]), known, missing, notes)
 
 
-def candidates(sides: Sides, asked: Asked, progress: Progress = None) -> tuple[list[Made], str]:
+def candidates(sides: Sides, asked: Asked, progress: Progress = None) -> tuple[list[Made], str, list[str]]:
     """Source-only first, then methods on features with their settings, their mean, and those that retrain, while time is left.
 
-    With them what Ctrl-C left out, in words.
+    With them what Ctrl-C left out, in words, and notes on what the budget cut short or left out.
     """
     wished = known_methods(sides, asked)
     # Three times as many candidates chose no better on recorded runs: further settings are for methods that were asked for.
@@ -117,31 +120,46 @@ def candidates(sides: Sides, asked: Asked, progress: Progress = None) -> tuple[l
     found = [made(sides, SOURCE_ONLY, {})]
     if found[0].fell_out:
         raise GraftError(f"source-only: {found[0].fell_out}, expected features of both sides that are finite and vary. Look at the items.")
-    for number, (name, settings) in enumerate(on_features, start=1):
-        if interrupt.asked():
-            return found, f"without a turn: {', '.join(dict.fromkeys([*(one for one, _ in on_features[number - 1 :]), *retraining]))}"
-        found.append(made(sides, name, settings))
-        if progress:
-            progress(Step("methods on features", number, len(on_features)))
-    if len({one.method for one in found if not one.fell_out}) > _FEW:
-        found.append(averaged(sides, found))
-    begun, longest = time.perf_counter(), 0.0
-    for number, name in enumerate(retraining):
-        left_out = f"without a turn: {', '.join(retraining[number:])}"
-        if interrupt.asked():
-            return found, left_out
-        # What has run says how long the next may take; of the first nothing does.
-        assert asked.seconds is not None
-        if time.perf_counter() - begun + longest > asked.seconds:
+    with nullcontext() if asked.seconds is None else budget.within(asked.seconds):
+        for number, (name, settings) in enumerate(on_features, start=1):
+            left_out = [*(one for one, _ in on_features[number - 1 :]), *retraining]
+            if interrupt.asked():
+                return found, _without_a_turn(left_out), _spent(asked, found, [], progress)
+            if budget.left() <= 0:
+                return found, "", _spent(asked, found, left_out, progress)
+            found.append(made(sides, name, settings))
             if progress:
-                progress(Note(f"the budget of {asked.seconds:.0f} s is spent; {left_out}"))
-            break
-        # Only now: what retrains needs torch's gradients, which methods on features do not.
-        from graft.adapt.trained import made_by_training
+                progress(Step("methods on features", number, len(on_features)))
+        if len({one.method for one in found if not one.fell_out}) > _FEW:
+            found.append(averaged(sides, found))
+        longest = 0.0
+        for number, name in enumerate(retraining):
+            if interrupt.asked():
+                return found, _without_a_turn(retraining[number:]), _spent(asked, found, [], progress)
+            # What has run says how long the next may take; of the first nothing does.
+            if budget.left() <= longest:
+                return found, "", _spent(asked, found, retraining[number:], progress)
+            # Only now: what retrains needs torch's gradients, which methods on features do not.
+            from graft.adapt.trained import made_by_training
 
-        found.append(made_by_training(sides, name, {}, epochs=asked.epochs, lr=asked.lr, recipe=asked.recipe, progress=progress))
-        longest = max(longest, found[-1].seconds)
-    return found, ""
+            found.append(made_by_training(sides, name, {}, epochs=asked.epochs, lr=asked.lr, recipe=asked.recipe, progress=progress))
+            longest = max(longest, found[-1].seconds)
+    return found, "", _spent(asked, found, [], progress)
+
+
+def _without_a_turn(names: Sequence[str]) -> str:
+    return f"without a turn: {', '.join(dict.fromkeys(names))}"
+
+
+def _spent(asked: Asked, found: Sequence[Made], left_out: Sequence[str], progress: Progress) -> list[str]:
+    """What the budget cut short or left out, in words; said at once too."""
+    notes = [one.stopped for one in found if one.stopped]
+    if left_out:
+        notes.append(f"the budget of {asked.seconds:.0f} s does not allow more; {_without_a_turn(left_out)}")
+    if progress:
+        for note in notes:
+            progress(Note(note))
+    return notes
 
 
 def known_methods(sides: Sides, asked: Asked) -> list[str]:

@@ -29,9 +29,9 @@ class Adapt(ClassifierMixin, BaseEstimator):
     backbone: a name or a Backbone, as `Transfer` takes it, or a fitted Transfer, whose backbone is then used as it is. strategy: how the
     source-only model is made, see `Transfer`; frozen features unless given. methods: names of adaptation methods (`graft list
     adaptations`), or "auto": all that suit, those that retrain the network only within a budget. task, head: see `Transfer`.
-    epochs, lr, recipe: of what is trained. budget: time for methods that retrain, seconds or text ("5m"). guard: keep source-only where
-    the evidence is not enough; False: take what looks best. unknown: answers below this probability are "unknown" (numeric classes: -1),
-    in [0, 1); 0: never. random_state: seed of everything drawn.
+    epochs, lr, recipe: of what is trained. budget: time for all methods, seconds or text ("5m"), see `Asked`. guard: keep source-only
+    where the evidence is not enough; False: take what looks best. unknown: answers below this probability are "unknown" (numeric
+    classes: -1), in [0, 1); 0: never. random_state: seed of everything drawn.
 
     After fit: `model_` (a fitted Transfer for the target, which can be saved), `source_only_`, `outcome_` (candidates, outlooks,
     decision), `adapted_` (whether a method took the place of source-only), `reasons_`, `estimate_` (expected accuracy on the target with

@@ -173,7 +173,11 @@ def _reasons(
 _COMPARED_EVIDENCE = (
     ("agreement", "agreement", "share of the other candidates' predictions that agree"),
     ("confidence", "atc", "accuracy that confidences promise, by the threshold that fits the source"),
-    ("cycle consistency", "reverse", "accuracy on the source of a classifier that learned the target as it is predicted"),
+    (
+        "cycle consistency",
+        "reverse_weighted",
+        "accuracy on the source, weighted towards the target, of what learned the predictions",
+    ),
     ("class balance", "class_balance", "minus the divergence of the predicted classes from the source's shares"),
 )
 

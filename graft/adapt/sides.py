@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graft import budget
 from graft.data import View, folds, holdout
 from graft.errors import GraftError
 from graft.features import extract
@@ -81,7 +82,8 @@ class Sides:
         return self.model.head_
 
     def fit(self, rows: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> LinearHead:
-        """A head of the kind that the source-only model has, its strength chosen anew."""
+        """A head of the kind that the source-only model has, its strength chosen anew. Raises Spent where time is up."""
+        budget.check("another head")
         return fit_head(rows, labels, self.task, sample_weight=weights, **self.head_settings)
 
     @property

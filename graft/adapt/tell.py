@@ -47,7 +47,7 @@ def record(
         seen["label_next"] = label_next(sides, outcome.made, after, lambda place: str(names[place]), labelled)
     if classified and with_source:
         apart, told = seen["distances"]["proxy_a"]["before"], outcome.told[0]
-        seen["shift"] = shift(sides.prior, share, apart, told["reverse"], told["source_risk"])
+        seen["shift"] = shift(sides.prior, share, apart, told["reverse_weighted"], told["reweighted_source"])
         seen["map"] = picture(sides, before, after)
     return Adaptation(
         task=sides.task,
@@ -70,7 +70,7 @@ def record(
         seconds=seconds,
         versions=versions,
         findings=list(findings),
-        notes=[*notes, *([f"interrupted by Ctrl-C: {outcome.missing}"] if outcome.missing else [])],
+        notes=[*notes, *outcome.notes, *([f"interrupted by Ctrl-C: {outcome.missing}"] if outcome.missing else [])],
         domains=list(domains),
         checked=outcome.decision.checked,
         command=command,
@@ -175,7 +175,8 @@ def shift(prior: np.ndarray, shares: np.ndarray, proxy_a: float, reverse: float,
     say of source-only.
     label: total variation distance of the two sides' class shares. covariate: half the proxy A-distance, how well the sides are told apart.
     concept: how much of the source's held-out accuracy is lost by a classifier that learned the target's items as the source-only model
-    names them (reverse validation): where that works, names mean the same on both sides, as far as can be seen without a label.
+    names them (reverse validation), both weighted towards the target: where that works, names mean the same on both sides, as far as can
+    be seen without a label.
     """
     label = float(np.abs(shares - prior).sum() / 2)
     covariate = proxy_a / 2

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from graft import budget
 from graft.adapt.candidates import Made, checked
 from graft.adapt.sides import Progress, Sides, rows_of
+from graft.budget import Spent
 from graft.data import View
 from graft.errors import GraftError
 from graft.records import Only, Phase, Plan, Recipe
@@ -94,11 +96,15 @@ def made_by_training(
 ) -> Made:
     """A method on the network, from the source-only model on; what it cannot do is told in `fell_out`.
 
-    epochs: passes over the larger side where the source's labels are learned from too, else over the target.
+    epochs: passes over the larger side where the source's labels are learned from too, else over the target. Where time is up first it is
+    the model after its last whole epoch, which `stopped` tells; without one it falls out.
     """
     begun = time.perf_counter()
     try:
         model = _model(sides, method, epochs, lr, recipe, progress)
+        played, due = _epochs(model, method)
+        if not played:
+            raise Spent(f"the budget was spent in the first of {due} epochs, expected more time. Name a larger budget.")
     except GraftError as error:
         return Made(method, settings, time.perf_counter() - begun, fell_out=str(error))
     if method == ADABN:
@@ -107,6 +113,7 @@ def made_by_training(
     else:
         learned, held = (rows_of(model, _some(sides, index), progress) for index in (sides.learned, sides.held))
     target, head = rows_of(model, sides.others, progress), model.head_
+    stopped = "" if played == due else f"the budget ended {method} after {played} of {due} epochs"
     return checked(
         Made(
             method,
@@ -120,8 +127,15 @@ def made_by_training(
             reads=head.outputs,
             head=head,
             model=model,
+            stopped=stopped,
         )
     )
+
+
+def _epochs(model: Transfer, method: str) -> tuple[int, int]:
+    """How many epochs were played, and how many were due. A Ctrl-C is told by who was asked for an end."""
+    due = 1 if method == ADABN else sum(phase.epochs for phase in model.plan_.phases)
+    return (len(model.history_), due) if method != ADABN and budget.left() <= 0 else (due, due)
 
 
 def _some(sides: Sides, index: np.ndarray) -> Sequence[Any]:

@@ -48,7 +48,7 @@ def adapt(
     guard: Annotated[bool, typer.Option(help="Keep the source-only model where the evidence is not enough.")] = True,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data of what is retrained.")] = 10,
     budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Time for methods that retrain the network, e.g. 10m; without it none does.")
+        str | None, typer.Option(metavar="TIME", help="Time for all methods, e.g. 10m; without it none retrains the network.")
     ] = None,
     seed: Seed = 0,
 ) -> None:

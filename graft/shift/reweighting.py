@@ -7,6 +7,7 @@ from scipy.spatial.distance import cdist, pdist
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from graft import budget
 from graft.errors import GraftError
 from graft.scatter import principal_axes
 from graft.shift.base import Adapted, Domains, method, unmoved
@@ -99,6 +100,7 @@ def kmm_weights(source: np.ndarray, target: np.ndarray, *, bound: float = 10.0, 
     weights = ahead = np.ones(n)
     momentum = 1.0
     for _ in range(2000):
+        budget.check("kernel mean matching")
         slope = rows @ (transposed @ ahead.astype(np.float32)) / n - pull
         moved = _onto_bounded_mean(ahead - slope / bend, bound)
         change = moved - weights
@@ -159,6 +161,7 @@ def _mixture_shares(densities: np.ndarray) -> np.ndarray:
     """(m, k) densities of m items under k components -> the shares (k,) under which the items are likeliest; EM."""
     shares = np.full(densities.shape[1], 1 / densities.shape[1])
     for _ in range(1000):
+        budget.check("the density ratio")
         new = shares * (densities / (densities @ shares + 1e-300)[:, None]).mean(axis=0)
         new /= new.sum()
         done = float(np.abs(new - shares).max()) < 1e-5
@@ -191,6 +194,7 @@ def density_ratio_weights(source: np.ndarray, target: np.ndarray, *, clip: float
     for inverse_penalty in (0.001, 0.03, 1.0):
         odds = np.empty(n + m)
         for held in range(_FOLDS):
+            budget.check("the density ratio")
             classifier = LogisticRegression(C=inverse_penalty, max_iter=300)
             classifier.fit(rows[fold != held], is_target[fold != held])
             odds[fold == held] = classifier.decision_function(rows[fold == held])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from graft import budget
 from graft.data.split import draw
 from graft.errors import GraftError
 from graft.optional import require
@@ -82,6 +83,7 @@ def joint_transport(domains: Domains, distance_weight: float = 1.0, rounds: int 
     cost = distance_weight * _cost(domains.source[some], target)
     head, given = domains.head, np.empty(0)
     for _ in range(rounds):
+        budget.check("the transport plan")
         said = np.reshape(head.outputs(target), (len(target), -1)) / (1.0 if classes else labels.std() or 1.0)
         # Without masses every item of a side weighs alike. The default number of pivots is too small for 2,000 items a side.
         plan = transport.emd([], [], cost + _squared_distances(truth, said), numItermax=10**7)
@@ -137,6 +139,7 @@ def _plan(cost: np.ndarray, labels: "np.ndarray | None", entropy: float, class_s
     pull = np.zeros_like(cost)
     members = None if labels is None or class_strength == 0 else labels[:, None] == np.unique(labels)
     for _ in range(1 if members is None else _ROUNDS):
+        budget.check("the transport plan")
         whole = cost + class_strength * pull
         # What a whole row or column costs more changes no plan, but may be more than an exponential can hold.
         whole = whole - whole.min(axis=1, keepdims=True)

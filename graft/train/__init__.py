@@ -59,8 +59,8 @@ def train(
 
     With a validation part the best weights so far start each phase and are what is left at the end, the starting weights
     among them; without one the last finished epoch is. This holds however it ends: finished, closed early, on an error, or by a first
-    Ctrl-C within `interrupt.listening`. A plan that ends with an average is left with that when it is finished, which scores no worse;
-    see `ends`.
+    Ctrl-C within `interrupt.listening`, or when the time of `budget.within` is up. A plan that ends with an average is left with that
+    when it is finished, which scores no worse; see `ends`.
     Rates rise over the first tenth of a phase and fall to zero along a cosine, unless the recipe says otherwise.
     A plan without phases trains nothing.
     Stages below the first that learns are run once and their output is kept on disk, in the precision that training computes

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from graft import inlays, interrupt, processes
+from graft import budget, inlays, interrupt, processes
 from graft.backbones.base import Backbone, State
 from graft.device import seeded, tf32
 from graft.errors import Diverged
@@ -304,8 +304,8 @@ class Run:
         return processes.from_first(interrupt.asked())
 
     def cut(self) -> bool:
-        """Whether the user asked for an end since this run began: what is under way is dropped, the best weights so far are left."""
-        return self.asked() and not self.asked_before
+        """Whether an end was asked for since this run began, or time is up: what is under way is dropped, the best weights are left."""
+        return (self.asked() and not self.asked_before) or processes.from_first(budget.left() <= 0)
 
     def open_checkpoint(self, checkpoints: Checkpoints, lessons: Lessons, feed: Feed, judged: Feed | None) -> None:
         """Find what an earlier process left of this run."""

@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 
 from graft.errors import GraftError, raise_all
 from graft.registry import Registry
-from graft.scatter import one_thread
+from graft.scatter import effective_rank, one_thread
 from graft.validators.ratios import density_ratio
 
 # name -> (judged) -> a number, higher is better
@@ -41,7 +41,8 @@ class Judged:
     fit: (rows (k, e), labels (k,)) -> a function (rows) -> probabilities (., c): a new classifier of the same kind; rows are of at least
     two classes, not always of all. others: name -> (m, c) probabilities for the target of other models that were made on the same data;
     others_source: name -> (v, c) theirs for the same source items. prior: (c,) shares of the classes in the source. seed: of everything
-    drawn. Raises GraftError naming everything that does not fit together.
+    drawn. twin: one of another model with the very same rows and seed, whose findings about rows alone are then taken over. Raises
+    GraftError naming everything that does not fit together.
     """
 
     source: np.ndarray
@@ -57,6 +58,7 @@ class Judged:
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
     others_source: Mapping[str, np.ndarray] = field(default_factory=dict)
     seed: int = 0
+    twin: "Judged | None" = None
 
     def __post_init__(self) -> None:
         raise_all(list(_problems(self)))
@@ -72,6 +74,10 @@ class Judged:
         assert what == "line"
         shared = len(self.on_both_sides)
         return "" if shared >= 2 else f"got {shared} models in both others and others_source, expected at least 2"
+
+    def has_rows(self, source: np.ndarray, learned: np.ndarray, target: np.ndarray) -> bool:
+        """Whether its rows are these very arrays."""
+        return self.source is source and self.learned is learned and self.target is target
 
     @property
     def on_both_sides(self) -> list[str]:
@@ -97,7 +103,22 @@ class Judged:
     @cached_property
     def importance(self) -> np.ndarray:
         """(v,) positive: how much more frequent items like each held-out one are in the target than in the source; see `density_ratio`."""
+        if self.twin is not None:
+            return self.twin.importance
         return density_ratio(self.learned, self.target, self.source, self.seed)
+
+    @cached_property
+    def rank(self) -> float:
+        """How many directions the drawn target items fill; see `effective_rank`."""
+        return effective_rank(self.target[self.drawn].astype(float)) if self.twin is None else self.twin.rank
+
+    @cached_property
+    def comes_back(self) -> np.ndarray:
+        """(v,) bool: whether a new classifier, taught the drawn target items with the model's labels, is right about a source item."""
+        rows, labels = self.target[self.drawn], self.predicted[self.drawn]
+        if (labels == labels[0]).all():
+            return np.asarray(self.source_labels == labels[0])
+        return np.asarray(self.fit(rows, labels)(self.source).argmax(axis=1) == self.source_labels)
 
     @cached_property
     def calibrated(self) -> tuple[np.ndarray, np.ndarray]:
@@ -166,6 +187,9 @@ def _problems(judged: Judged) -> list[str]:
             problems.append(
                 f"judged: {name} holds {rows.min():.4g} to {rows.max():.4g}, expected probabilities that sum to 1. Apply a softmax first."
             )
+    other = judged.twin
+    if other is not None and not (judged.has_rows(other.source, other.learned, other.target) and judged.seed == other.seed):
+        problems.append("judged: twin has other rows or another seed, expected the very same arrays. Leave it out.")
     labels = {"source_labels": (judged.source_labels, v), "learned_labels": (judged.learned_labels, len(judged.learned))}
     for name, (own, items) in labels.items():
         if own.shape != (items,) or (items and not (np.issubdtype(own.dtype, np.integer) and own.min() >= 0 and own.max() < c)):

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.metrics import adjusted_mutual_info_score, silhouette_score
 
-from graft.scatter import effective_rank, in_own_order
+from graft.scatter import in_own_order
 from graft.validators.base import VALIDATORS, Judged, needs
 
 # Hu et al. 2023, the authors' code: a mixture is a little nearer to the item whose class it should keep.
@@ -21,7 +21,7 @@ def rankme(judged: Judged) -> float:
 
     1 to min(m, e), of at most 2,000 items.
     """
-    return effective_rank(judged.target[judged.drawn].astype(float))
+    return judged.rank
 
 
 @VALIDATORS.add("Hruschka et al. 2006, doi:10.1016/j.ins.2005.07.015; Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7")
