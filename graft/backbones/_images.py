@@ -120,7 +120,7 @@ def _centre(image: Image.Image, sides: Sequence[int], most: Sequence[int], resam
     """The middle, of at most so many pixels, that the image has when it is resized to the sides; (height, width) in all of them.
 
     Only what is kept is computed: near half of the work for a photograph of 3 to 2. Differs from resizing and then cropping by rounding: by
-    1 of 255 in one value of fifty, by 2 in few.
+    1 of 255 in one value of fifty, by 2 in few; in noise by more, as Pillow may then take the height before the width.
     """
     kept = [min(pair) for pair in zip(sides, most, strict=True)]
     starts = [round((side - keep) / 2) for side, keep in zip(sides, kept, strict=True)]
