@@ -128,7 +128,10 @@ def install(folder, into):
     """
     tensors = _folders.read_tensors(folder / "model.safetensors")
     _folders.write_tensors(into / "model.safetensors", {name: one.half() if one.ndim > 1 else one for name, one in tensors.items()})
-    _folders.write_json(into / "config.json", _folders.read_json(folder / "config.json"))
+    config = _folders.read_json(folder / "config.json")
+    # What `graft pretrain` tells of itself names folders of the machine it ran on.
+    del config["card"]
+    _folders.write_json(into / "config.json", config)
     size = (into / "model.safetensors").stat().st_size
     assert size <= 5_000_000 and all(one.half().isfinite().all() for one in tensors.values() if one.ndim > 1), f"{size} bytes"
     print(f"{into}: {size / 1e6:.2f} MB")
