@@ -58,7 +58,7 @@ def paired(table):
     """A row for each run of a peer, with graft's runs of the same pair beside it: fit_accuracy, run_seconds, ..."""
     pairs = table[table["contender"] != "graft"]
     for short, setting in (("fit", "Transfer.fit"), ("run", "graft.run"), ("fifth", "Transfer.fit in .*")):
-        ours = table[table["setting"].str.fullmatch(setting)][["pair", "accuracy", "seconds"]]
+        ours = table[table["setting"].str.fullmatch(setting)][["pair", "accuracy", "seconds"]].drop_duplicates("pair", keep="last")
         pairs = pairs.merge(ours.rename(columns={name: f"{short}_{name}" for name in ("accuracy", "seconds")}), on="pair", how="left")
     return pairs
 
