@@ -5,6 +5,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from graft.device import cores
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -14,7 +16,7 @@ def machine():
     about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = about.get("flags", "").split()
     bf16 = "yes" if {"avx512_bf16", "amx_bf16"} & set(flags) else "no"
-    return f"{about.get('model name', 'unknown processor')}, {len(os.sched_getaffinity(0))} cores, bf16 {bf16}"
+    return f"{about.get('model name', 'unknown processor')}, {cores()} cores, bf16 {bf16}"
 
 
 def commit():

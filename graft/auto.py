@@ -17,8 +17,8 @@ AUTO, PROBE, LATE = "auto", "feature_extraction", "late_stages"
 # Compared without a budget, see `free`: one pass of the network serves all.
 FREE = {"image": (PROBE, "head2toe"), "text": (PROBE, LATE), "row": (PROBE,), "table": (PROBE, LATE), "signal": (PROBE, LATE)}
 # Compared where a budget is given. LP-FT first, which most often gains most of few labels: it begins with the probe's own head, and the
-# others with a random one. Texts have no views, and below the head of rows there is nothing to retrain.
-# Of very many items it is tried alone: they are learned from for as long as there is time, and what it does not gain others hardly do.
+# others with a random one; of very many items it is tried alone, see `once`. Texts have no views, and below the head of rows there is
+# nothing to retrain.
 LP_FT = "lp_ft"
 _RETRAINED = (LP_FT, "partial", "l2_sp")
 DEARER = {
@@ -56,8 +56,9 @@ class Time(Protocol):
 
 def describe() -> list[str]:
     """The way up, a line a modality."""
+    many = f"{_ENOUGH * _INNER_FOLDS:,}"
     then = {
-        modality: f"; where a budget is given, then {', '.join(names)} (of 2,500 items and more {LP_FT})" if names else ""
+        modality: f"; where a budget is given, then {', '.join(names)} (of {many} items and more {LP_FT})" if names else ""
         for modality, names in DEARER.items()
     }
     return [f"{modality}s: {', '.join(names)}{then[modality]}" for modality, names in FREE.items()]
@@ -182,7 +183,10 @@ def n_parts(n: int) -> int:
 
 
 def once(n: int) -> bool:
-    """Whether what retrains is fitted once: enough of n items are held out to compare by and nearly all are left, so that is kept."""
+    """Whether what retrains is fitted once: enough of n items are held out to compare by and nearly all are left, so that is kept.
+
+    LP-FT has all of the time then: they are learned from for as long as there is some, and what it does not gain others hardly do.
+    """
     return n_parts(n) == 1
 
 

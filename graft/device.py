@@ -1,4 +1,4 @@
-"""Where networks compute, and in which float32: the one place that knows of GPUs. Standard library only, until a device is asked for."""
+"""Where networks compute, and in which float32: the one place that knows of GPUs and cores. torch only when a device is asked for."""
 
 import os
 import re
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 VARIABLE = "GRAFT_DEVICE"
 _KINDS = ("cpu", "cuda", "mps")
+# More decode no faster: what they write to is shared.
+_MOST_THREADS = 8
 
 
 def named(name: str | None = None) -> str | None:
@@ -57,6 +59,16 @@ def chosen(name: str | None = None) -> "torch.device":
         way_out = f"Start at most {found} processes a computer, or set {VARIABLE}=cpu." if together else f"Name one of 0 to {found - 1}."
         raise GraftError(f"{which}: expected a GPU of number {index}, PyTorch finds {found}, counted from 0. {way_out}")
     return torch.device("cuda", index)
+
+
+def cores() -> int:
+    """Cores that this process may use, where the system tells; else all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(items: int) -> int:
+    """How many threads prepare so many items: a core each, at most 8, at least 1."""
+    return max(1, min(_MOST_THREADS, cores(), items))
 
 
 @contextmanager

@@ -69,6 +69,11 @@ def digits(shared):
 def learn(pictures, classes, epochs, seed=0, tell=None):
     """A network that was taught these classes from random weights, and the processor's seconds that it took."""
     data = pd.DataFrame({"drawing": pictures, "character": [f"character {number}" for number in classes]})
+
+    def progress(event):
+        if tell and not isinstance(event, Step):
+            tell(event)
+
     with tempfile.TemporaryDirectory() as folder:
         network = _doodle.build()
         network.save(folder)
@@ -76,7 +81,7 @@ def learn(pictures, classes, epochs, seed=0, tell=None):
         begun = time.process_time()
         made = graft.pretrain(
             data, start=f"untrained:checkpoint:{folder}", label="character", roles={"image": "drawing"}, plan=plan, seed=seed,
-            recipe={"batch_size": BATCH}, progress=lambda event: isinstance(event, Step) or (tell and tell(event)),
+            recipe={"batch_size": BATCH}, progress=progress,
         )  # fmt: skip
     return made.backbone, time.process_time() - begun
 

@@ -166,7 +166,8 @@ def main():
 
     def tell(event):
         # Not each step: there are many.
-        isinstance(event, Step) or print(event, flush=True)
+        if not isinstance(event, Step):
+            print(event, flush=True)
 
     teachers = [f"checkpoint:{told.shared.resolve()}/weights/{name}" for name in told.teachers]
     pretrained = graft.pretrain(

@@ -18,7 +18,7 @@ from backbone_samples import TEXTS, pictures, save_hf_image, save_text, save_tim
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from graft import backbones
+from graft import backbones, device
 from graft.backbones import SOURCES, _images, _text_stages, load_backbone, on_disk, shortlist
 from graft.errors import GraftError
 
@@ -186,7 +186,7 @@ def test_a_view_is_the_same_alone_and_in_a_batch_and_laid_out_channels_last():
 def test_a_batch_is_the_same_whatever_the_cores_it_is_shared_among(cores, monkeypatch):
     prepare = _images.preparer(_images.preprocessing_of({"input_size": (3, 32, 32)}, "here"))
     alone = torch.cat([prepare([picture], None) for picture in pictures(50, 7)])
-    monkeypatch.setattr(_images, "_usable_cores", lambda: cores)
+    monkeypatch.setattr(device, "cores", lambda: cores)
     assert torch.equal(prepare(pictures(50, 7), None), alone)
     assert prepare([], None).shape == (0, 3, 32, 32)
 

@@ -7,6 +7,7 @@ from unittest import mock
 import pytest
 import torch
 
+from graft import device
 from graft.backbones import load_backbone
 from graft.cli import app, choose_device
 from graft.device import chosen, named, seeded, tf32
@@ -172,3 +173,9 @@ def _put_back(values):
         one = torch.backends.cudnn
         for setting, value in zip((torch.backends.cuda.matmul, one.conv, one.rnn), values, strict=True):
             setting.fp32_precision = value
+
+
+@pytest.mark.parametrize(("cores", "items", "expected"), [(1, 5, 1), (2, 5, 2), (30, 5, 5), (30, 100, 8), (4, 0, 1)])
+def test_items_are_prepared_by_a_thread_a_core_and_no_more_than_eight(monkeypatch, cores, items, expected):
+    monkeypatch.setattr(device, "cores", lambda: cores)
+    assert device.threads(items) == expected

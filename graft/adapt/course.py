@@ -17,7 +17,7 @@ from graft.heads import LinearHead
 from graft.records import Note, Recipe, Step
 from graft.shift import SHIFTS
 from graft.transfer import Transfer
-from graft.validators import evidence
+from graft.validators import Judged, evidence
 
 AUTO = "auto"
 # Methods beside source-only that a mean is made of at least: of two it is neither's.
@@ -93,9 +93,11 @@ def adapt(sides: Sides, asked: Asked, predictor: Predictor, known: Known | None 
         decision = decide_numbers(sides, everyone, known, guard=asked.guard)
         told = [{} for _ in everyone]
         return Outcome(sides, everyone, outlooks, told, decision, shipped(sides, everyone[decision.place]), known, missing, notes)
-    first = judged(sides, everyone[0], everyone)
+    first: Judged | None = None
     for number, one in enumerate(everyone, start=1):
-        told.append({} if one.fell_out else evidence(judged(sides, one, everyone, first)))
+        seen = None if one.fell_out else judged(sides, one, everyone, first)
+        first = first or seen
+        told.append({} if seen is None else evidence(seen))
         if progress:
             progress(Step("judging candidates without labels", number, len(everyone)))
     sound = [place for place, one in enumerate(everyone) if not one.fell_out]

@@ -1,7 +1,6 @@
 """How image items become a batch: the resize, crop and normalisation that a checkpoint was trained with. Pillow, numpy, torch."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 
 from graft.backbones.base import State
+from graft.device import threads
 from graft.errors import GraftError, near_miss
 from graft.items import open_image
 
@@ -72,7 +72,7 @@ def preparer(preprocessing: dict[str, Any]) -> Callable[[Sequence[Any], np.rando
             np.multiply(batch[place], scales, out=batch[place])
 
         # Shares, not single items: handing each to a thread takes near half as long as resizing a photograph to 96 px.
-        workers = max(1, min(8, _usable_cores(), len(items)))
+        workers = threads(len(items))
 
         def fill_share(first: int) -> None:
             for place in range(first, len(items), workers):
@@ -89,11 +89,6 @@ def preparer(preprocessing: dict[str, Any]) -> Callable[[Sequence[Any], np.rando
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
     return prepare
-
-
-def _usable_cores() -> int:
-    """Cores that this process may use, where the system tells; else all of them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _view(item: Any, seed: int | None, preprocessing: dict[str, Any]) -> np.ndarray:

@@ -89,6 +89,11 @@ class Backbone(nn.Module):
         """Number of layer groups, one for each stage (a stage may have no parameters)."""
         return len(self.stages)
 
+    @property
+    def device(self) -> torch.device:
+        """The one that holds its weights."""
+        return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+
     def prepare(self, items: Sequence[Any], rng: np.random.Generator | None = None) -> State:
         """n items -> the batch that the first stage takes. rng: draws a training view; None: the view that is judged."""
         return self._prepare(items, rng)
@@ -153,7 +158,7 @@ class Backbone(nn.Module):
 
     def _adopt(self, other: "Backbone") -> None:
         """Take the weights of the other's stages of the same names, and its device."""
-        self.to(next((weight.device for weight in other.parameters()), "cpu"))
+        self.to(other.device)
         theirs = dict(zip(other.stage_names, other.stages, strict=True))
         for name, stage in zip(self.stage_names, self.stages, strict=True):
             if stage.state_dict():

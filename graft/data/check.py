@@ -1,6 +1,5 @@
 """`check`: what is wrong with a data set, before any time is spent on it. Broken items are set aside, copies are joined. No torch."""
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import pandas as pd
 from graft.data.dataset import Dataset
 from graft.data.folders import some
 from graft.data.near import image_print, join, near_images, near_texts, plain_text
+from graft.device import cores
 from graft.errors import GraftError
 from graft.items import content_key, open_image
 from graft.records import Finding, Step
@@ -73,7 +73,7 @@ def _look_at_images(dataset: Dataset, progress: Callable[[Step], None]) -> _Prin
             return _reason(error)
         return ""
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, n, AT_ONCE):
             part = range(start, min(start + AT_ONCE, n))
             broken |= {i: reason for i, reason in zip(part, pool.map(look, part), strict=True) if reason}

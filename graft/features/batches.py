@@ -32,7 +32,7 @@ def by_length(texts: Sequence[str], places: Iterable[int]) -> list[int]:
 
 def device_of(backbone: Backbone) -> torch.device:
     """The device that holds a backbone's weights."""
-    return next((tensor.device for tensor in (*backbone.parameters(), *backbone.buffers())), torch.device("cpu"))
+    return backbone.device
 
 
 def to_device(state: State, device: torch.device) -> State:

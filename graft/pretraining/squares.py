@@ -1,6 +1,5 @@
 """Images decoded once: squares in one file on the disk, as the judged view cuts them. Pillow and numpy; never sees a network."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from graft import processes
+from graft.device import threads
 from graft.features import cache_folder
 from graft.files import replacing
 from graft.items import open_image
@@ -73,7 +73,7 @@ def _mapped(items: Sequence[Any], preprocessing: dict[str, Any], side: int, fold
             def fill(place: int) -> None:
                 squares[place] = _square(items[place], side, resample, squash)
 
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            with ThreadPoolExecutor(threads(len(items))) as pool:
                 for start in range(0, len(items), _AT_ONCE):
                     part = range(start, min(start + _AT_ONCE, len(items)))
                     list(pool.map(fill, part))

@@ -5,7 +5,6 @@ Mixing items with each other: `mixing.py`. Pillow, numpy, torch.
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from graft.backbones.base import State
+from graft.device import threads
 from graft.items import open_image
 from graft.records import Recipe
 
@@ -55,7 +55,7 @@ def changed(items: Sequence[Any], recipe: Recipe, modality: str, keys: Sequence[
     def change(place: int) -> Image.Image:
         return rand_augment(open_image(items[place], at_least_px), recipe.rand_augment, rng(place))
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(threads(len(items))) as pool:
         return list(pool.map(change, range(len(items))))
 
 

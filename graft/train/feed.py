@@ -1,7 +1,6 @@
 """What training is fed: batches of items as the states at the freeze boundary. Heavy: torch. Never sees labels."""
 
 import math
-import os
 import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import torch
 
 from graft import processes
 from graft.backbones.base import Backbone, State
+from graft.device import threads
 from graft.features import Shelf, by_length, content_keys, device_of, one_ahead, pinned, to_device
 from graft.records import Recipe
 from graft.train import augment
@@ -187,7 +187,7 @@ class Feed:
         def draw(row: int) -> State:
             return self.backbone.prepare([items[row]], np.random.default_rng(keys[row]))
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(threads(len(batch))) as pool:
             drawn = list(pool.map(draw, range(len(items))))
         assert all(isinstance(one, torch.Tensor) for one in drawn), "a batch of images is one tensor"
         return torch.cat(drawn)  # type: ignore[arg-type]

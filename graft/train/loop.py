@@ -81,7 +81,7 @@ class Run:
         self.kept: Weights = {}
         self.ending = Ending(self.plan.end)
         # A request from before is none to this run: who made it already decided that it is needed.
-        self.asked_before = self.asked()
+        self.asked_before = processes.from_first(interrupt.asked())
         # From this stage on weights are no longer those that the run came with.
         self.untouched = 0 if self.plan.reset else self.backbone.depth
 
@@ -172,7 +172,8 @@ class Run:
             self.best = self.score(judged, truth)
         self.training_mode(phase, learns)
         optimiser = learning.optimiser(self.backbone, self.head, self.added, phase)
-        schedule = self.scheduler(optimiser, phase.epochs * math.ceil(len(self.batches(feed, number)) / self.recipe.accumulate))
+        batches = len(self.batches(feed, number))
+        schedule = self.scheduler(optimiser, phase.epochs * math.ceil(batches / self.recipe.accumulate))
         self.average = Average(self.changing, self.recipe.averaging) if self.recipe.averaging else None
         first = waited = 0
         if self.saved and self.saved["phase"] == number:
@@ -299,13 +300,11 @@ class Run:
             both = over(self.backbone, self.head, self.others.looked, self.bf16, lambda rows: torch.cat([rows, self.head(rows)], 1))
         return both[:, :width].to(self.device), both[:, width:].to(self.device)
 
-    def asked(self) -> bool:
-        """Whether the user asked for an end: the first process's word, so that all end at the same batch."""
-        return processes.from_first(interrupt.asked())
-
     def cut(self) -> bool:
         """Whether an end was asked for since this run began, or time is up: what is under way is dropped, the best weights are left."""
-        return (self.asked() and not self.asked_before) or processes.from_first(budget.left() <= 0)
+        # The first process's word, so that all end at the same batch.
+        asked, spent = processes.from_first((interrupt.asked(), budget.left() <= 0))
+        return spent or (asked and not self.asked_before)
 
     def open_checkpoint(self, checkpoints: Checkpoints, lessons: Lessons, feed: Feed, judged: Feed | None) -> None:
         """Find what an earlier process left of this run."""

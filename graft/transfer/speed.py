@@ -90,7 +90,7 @@ class Within:
                 # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
                 passes = plan.views - (plan.tap == "pooled")
                 return float(passes * len(self.given) / throughput(self.backbone, self.given.items) < shares[0])
-            # Where it is kept it is fitted again on all.
+            # Where it is kept it is fitted again on all, but of very many items.
             fits = 1 if once(len(self.given)) else 1 + _SHARE_FITTED * parts
             epochs = [int(share / (fits * self.epoch_seconds(strategy))) for share in shares]
             return min(self.most_epochs, next((one for one in epochs if one >= LEAST_EPOCHS), 0))
