@@ -37,13 +37,17 @@ MAIN = ("feature_extraction", "full", "lp_ft", AUTO, BUDGETED)
 
 @dataclass(frozen=True)
 class Setting:
-    """data: see `draw`. labels: a class, or None for all. share: of those. noise: share of the labels given to another class."""
+    """data: see `draw`. labels: a class, or None for all. share: of those. noise: share of the labels given to another class.
+
+    judged: items of each class, where as many of all at random would leave a small class without enough to draw.
+    """
 
     data: str
     labels: int | None = None
     share: float = 1.0
     noise: float = 0.0
     size_px: int = 0
+    judged: int | None = None
 
 
 SETTINGS = {
@@ -51,7 +55,9 @@ SETTINGS = {
     "eurosat_5": Setting("eurosat_rgb", 5, size_px=64),
     "eurosat_20": Setting("eurosat_rgb", 20, size_px=64),
     "eurosat_100": Setting("eurosat_rgb", 100, size_px=64),
+    "caltech101_8": Setting("caltech101", 8, size_px=96, judged=3),
     "banking77_10": Setting("banking77", 10),
+    "trec6": Setting("trec6"),
     "trec6_10pct": Setting("trec6", share=0.1),
     "sst2_1pct": Setting("sst2", share=0.01),
     "eurosat_10pct": Setting("eurosat_rgb", share=0.1, size_px=64),
@@ -67,7 +73,11 @@ def read(setting, shared, unpacked):
     frame = frame[frame["item"].str.strip() != ""].drop_duplicates("item").reset_index(drop=True)
     if not set(frame["split"]) & {"test", "val"}:
         # One fixed judged part for every draw.
-        judged = np.random.default_rng(0).permutation(len(frame))[: min(JUDGED, len(frame) // 4)]
+        every = np.arange(len(frame))
+        if setting.judged is not None:
+            judged = few(every, frame["label"].to_numpy(), setting.judged, seed=0)
+        else:
+            judged = np.random.default_rng(0).permutation(every)[: min(JUDGED, len(frame) // 4)]
         frame["split"] = np.where(np.isin(np.arange(len(frame)), judged), "test", "train")
     return frame
 
