@@ -16,9 +16,10 @@ from graft.optional import require
 from graft.records import Epoch, Note, Plan, Recipe, Task
 from graft.train.check import checked_loss
 from graft.train.checkpoint import Checkpoints
+from graft.train.feeds import Labelled, Lessons
 from graft.train.finder import find_rate, highest, scaled
 from graft.train.judging import Metric
-from graft.train.loop import Labelled, Lessons, Run
+from graft.train.loop import Run
 from graft.train.tasks import decode
 from graft.train.trial import measured
 

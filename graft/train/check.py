@@ -16,7 +16,7 @@ from graft.records import BATCH_NORMS, PRECISIONS, SAMPLERS, SCHEDULES, TASKS, P
 from graft.strategies import check_plan
 from graft.train.added import loss_of
 from graft.train.augment import MAGNITUDE
-from graft.train.loop import Lessons
+from graft.train.feeds import Lessons
 from graft.train.tasks import Loss, class_weights, task_loss
 
 

@@ -16,7 +16,8 @@ from graft.features import Progress, States
 from graft.records import Plan, Recipe, Task
 from graft.registry import Registry
 from graft.train.check import checked_loss
-from graft.train.loop import Lessons, Run
+from graft.train.feeds import Lessons
+from graft.train.loop import Run
 
 # fastai's: from 1e-7 to 10 in a hundred steps, until the smoothed loss is four times its least.
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100

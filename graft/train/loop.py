@@ -1,15 +1,14 @@
 """The only training loop: plays the phases of a Plan, epoch by epoch. Heavy: torch."""
 
 import copy
-import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,35 +18,21 @@ from graft import budget, inlays, interrupt, processes
 from graft.backbones.base import Backbone, State
 from graft.device import seeded, tf32
 from graft.errors import Diverged
-from graft.features import Progress, Shelf, States, device_of, extract, one_ahead
-from graft.losses import Added, Other, Seen
+from graft.features import Progress, States, device_of, one_ahead
+from graft.losses import Other, Seen
 from graft.memory import keep_freed
 from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
-from graft.train import augment, learning, mixing, shared
+from graft.train import learning, mixing, shared
 from graft.train.added import loss_of, made
 from graft.train.checkpoint import Checkpoint, Checkpoints, digest_of, events_of, load_optimiser
 from graft.train.ends import Best, Ending, Reached, Weights
 from graft.train.feed import Feed, Ready, Turn
+from graft.train.feeds import Feeds, Lessons
 from graft.train.judging import Metric, over, reached
-from graft.train.others import Others, Reading, Round
+from graft.train.others import Reading, Round
 from graft.train.pace import Average, scheduler
 from graft.train.precision import computes_in_bf16
-from graft.train.tasks import Loss, balanced, encoded, mass
-
-Labelled = tuple[Sequence[Any], np.ndarray]
-
-
-class Lessons(NamedTuple):
-    """What is learned from, n items and their encoded target, and the part that is scored after each epoch, where there is one.
-
-    others: of another domain, without labels. teachers: networks that some losses learn from.
-    """
-
-    items: Sequence[Any]
-    y: np.ndarray
-    validation: Labelled | None = None
-    others: Sequence[Any] = ()
-    teachers: Sequence[Backbone] = ()
+from graft.train.tasks import Loss, encoded, mass
 
 
 @dataclass
@@ -76,23 +61,21 @@ class Run:
         self.device = device_of(self.backbone)
         # Of a GPU's matrices; who asks for fp32 has all of its digits.
         self.rounded = partial(tf32, self.device, self.recipe.precision != "fp32")
-        self.keeper = self.states or States()
-        self.private: list[Shelf] = []
         self.kept: Weights = {}
         self.ending = Ending(self.plan.end)
         # A request from before is none to this run: who made it already decided that it is needed.
         self.asked_before = processes.from_first(interrupt.asked())
-        # From this stage on weights are no longer those that the run came with.
-        self.untouched = 0 if self.plan.reset else self.backbone.depth
 
     def play(self, lessons: Lessons) -> Generator[Epoch, None, None]:
-        items, y, validation = lessons[:3]
         losses = [loss_of(name) for name, _ in self.plan.losses]
         self.raw = any(loss.raw for loss in losses)
-        others = lessons.others if not self.plan.supervised or any(loss.needs_others for loss in losses) else ()
+        if self.plan.supervised and not any(loss.needs_others for loss in losses):
+            lessons = lessons._replace(others=())
         keep_freed()
         if any(any(phase.lr) for phase in self.plan.phases):
-            self.bf16 = computes_in_bf16(self.recipe.precision, self.backbone, self.head, items if self.plan.supervised else others)
+            self.bf16 = computes_in_bf16(
+                self.recipe.precision, self.backbone, self.head, lessons.items if self.plan.supervised else lessons.others
+            )
         if self.plan.reset:
             self.backbone.reset(self.seed)
         if not self.plan.phases:
@@ -100,14 +83,15 @@ class Run:
         ever = [any(phase.lr[group] for phase in self.plan.phases) for group in range(self.backbone.depth)]
         stages = [stage for stage, learns in zip(self.backbone.stages, ever, strict=True) if learns]
         take_out = inlays.set_in(stages, self.plan, self.seed)
+        self.target = encoded(lessons.y, self.task)
+        self.feeds = Feeds(self.backbone, self.plan, self.recipe, lessons, self.target, self.seed, self.states, self.progress)
         # They stay with the keeper where it serves others that start from the same weights.
-        opened = self.private if self.states is None else []
-        self.target = encoded(y, self.task)
+        opened = self.feeds.private if self.states is None else []
         try:
-            told = (self.task, self.loss, self.seed, self.keeper, opened, self.progress)
+            told = (self.task, self.loss, self.seed, self.feeds.keeper, opened, self.progress)
             teachers = [teacher.to(self.device) for teacher in lessons.teachers]
             with self.rounded():
-                self.added = made(self.plan, self.backbone, self.head, items, self.target, *told, others, teachers)
+                self.added = made(self.plan, self.backbone, self.head, lessons.items, self.target, *told, lessons.others, teachers)
         except BaseException:
             take_out()
             raise
@@ -115,20 +99,10 @@ class Run:
         anchored = any(phase.anchor for phase in self.plan.phases)
         self.start = {parameter: parameter.detach().clone() for parameter in self.backbone.parameters()} if anchored else {}
         self.keep()
-        self.others = None
-        if len(others):
-            asks = {"two_views": any(loss.two_views for loss in losses), "elsewhere": any(loss.prepares for loss in losses)}
-            asks["looked"] = any(loss.begin_epoch is not Added.begin_epoch for loss in losses)
-            self.others = Others(self.backbone, others, self.recipe.batch_size, self.recipe, **asks)
-        feed = Feed(self.backbone, items, self.recipe.batch_size, self.recipe)
-        if not self.plan.supervised:
-            assert self.others, "checked_loss has refused a plan without labels and without others"
-            feed = self.others.feed
-        judged = Feed(self.backbone, validation[0], self.recipe.batch_size) if validation else None
         if self.checkpoints:
-            self.open_checkpoint(self.checkpoints, lessons, feed, judged)
+            self.open_checkpoint(self.checkpoints, lessons.teachers)
         try:
-            yield from self.go_on(feed, judged)
+            yield from self.go_on()
             for number, phase in enumerate(self.plan.phases):
                 if self.cut():
                     return
@@ -137,21 +111,30 @@ class Run:
                 if any(phase.lr) and not (self.saved and number == self.saved["phase"]):
                     self.best, self.kept = self.ending.begin(Best(self.best, self.kept))
                     self.restore()
-                yield from self.phase(number, phase, feed, judged, validation[1] if validation else None)
+                yield from self.phase(number, phase)
                 self.restore()
             if not self.cut() and not self.saved:
                 if self.plan.end != "keep":
-                    score = self.judge(judged, validation[1]) if judged and validation else None
-                    self.kept = self.ending.finish(Best(self.best, self.kept), score)
+                    self.kept = self.ending.finish(Best(self.best, self.kept), self.judge())
                 self.save({"phase": len(self.plan.phases)})
         finally:
             self.kept = self.ending.interrupted(Best(self.best, self.kept))
-            for shelf in self.private:
-                self.keeper.drop(shelf)
+            self.feeds.drop()
             self.restore()
             take_out()
             self.backbone.requires_grad_(True).eval()
             self.head.requires_grad_(True).eval()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the network computes."""
+        return torch.bfloat16 if self.bf16 else torch.float32
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """In this precision, also of what is kept for later."""
+        with self.rounded(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            yield
 
     def keep(self) -> None:
         """Remember the weights as the best so far."""
@@ -161,36 +144,39 @@ class Run:
         """Put the best weights so far back in place."""
         self.changing.load_state_dict(self.kept)
 
-    def phase(self, number: int, phase: Phase, feed: Feed, judged: Feed | None, truth: np.ndarray | None) -> Generator[Epoch, None, None]:
+    def phase(self, number: int, phase: Phase) -> Generator[Epoch, None, None]:
         learns = learning.learns(self.backbone, self.plan, phase)
         boundary = learns.index(True) if any(learns) else self.backbone.depth
         self.backbone.eval()
-        self.move(feed, judged, boundary)
-        self.untouched = min(self.untouched, boundary)
+        self.feeds.move(boundary, self.dtype)
+        self.feeds.untouched = min(self.feeds.untouched, boundary)
+        judged, truth = self.feeds.judged, self.feeds.truth
         begun_from = self.kept
         if judged and self.best is None:
             self.best = self.score(judged, truth)
         self.training_mode(phase, learns)
         optimiser = learning.optimiser(self.backbone, self.head, self.added, phase)
-        batches = len(self.batches(feed, number))
+        batches = len(self.feeds.batches(number))
         schedule = self.scheduler(optimiser, phase.epochs * math.ceil(batches / self.recipe.accumulate))
         self.average = Average(self.changing, self.recipe.averaging) if self.recipe.averaging else None
         first = waited = 0
         if self.saved and self.saved["phase"] == number:
             first, waited, begun_from = self.saved["epoch"] + 1, self.saved["waited"], self.saved["begun_from"]
-            self.fill(number, first, feed, judged)
+            with self.computing():
+                self.feeds.fill(number, first)
             load_optimiser(optimiser, self.saved["optimiser"])
             schedule.load_state_dict(self.saved["schedule"])
             if self.average:
                 self.average.steps, self.average.values = self.saved["average"]
             self.saved = None
         else:
-            self.fill_looked()
+            with self.computing():
+                self.feeds.fill_looked()
         for epoch in range(first, phase.epochs):
             if self.recipe.patience is not None and waited >= self.recipe.patience:
                 return
             begun = time.perf_counter()
-            loss = self.epoch(number, epoch, phase, feed, learns, optimiser, schedule)
+            loss = self.epoch(number, epoch, phase, learns, optimiser, schedule)
             if self.cut():
                 return
             if not math.isfinite(loss) and self.bf16:
@@ -201,7 +187,7 @@ class Run:
                 )
                 self.bf16 = False
                 self.changing.load_state_dict(begun_from)
-                yield from self.phase(number, phase, feed, judged, truth)
+                yield from self.phase(number, phase)
                 return
             if not math.isfinite(loss):
                 yield Epoch(number, epoch, loss, None, time.perf_counter() - begun)
@@ -229,7 +215,6 @@ class Run:
         number: int,
         epoch: int,
         phase: Phase,
-        feed: Feed,
         learns: list[bool],
         optimiser: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
@@ -237,7 +222,7 @@ class Run:
         """Mean loss over the items, or the first that is not finite."""
         self.added.begin_epoch(self.look)
         self.training_mode(phase, learns)
-        rounds, k = self.rounds(number, epoch, feed), self.recipe.accumulate
+        rounds, k = self.feeds.rounds(number, epoch), self.recipe.accumulate
         masses = [self.mass(one.batch) for one in rounds]
         total, done, due = 0.0, 0, sum(len(one.batch) for one in rounds)
         seed = int(np.random.SeedSequence([self.seed, number, shared.apart(epoch)]).generate_state(1)[0])
@@ -273,18 +258,6 @@ class Run:
         shared.level(self.changing)
         return total / max(1, done)
 
-    def rounds(self, number: int, epoch: int, feed: Feed) -> list[Round]:
-        """What the batches of an epoch read."""
-        # Every draw of an epoch hangs on (seed, phase, epoch) alone, so that an epoch can be repeated by itself.
-        batches, others = self.batches(feed, number, epoch), self.others
-        beside = others.beside(batches, self.seed, number, epoch) if others and self.plan.supervised else batches
-        rounds = []
-        for place, (batch, also) in enumerate(zip(batches, beside, strict=True)):
-            turn = Turn(self.seed, number, epoch, shared.apart(place))
-            further = others.readings(shared.part(also), turn, first=self.plan.supervised) if others else []
-            rounds.append(Round(batch, [Reading(feed, shared.part(batch), turn), *further]))
-        return rounds
-
     def mass(self, batch: np.ndarray) -> float:
         """What these items weigh in a loss."""
         return mass(self.task, self.target[batch], self.weight) if self.plan.supervised else float(len(batch))
@@ -293,11 +266,11 @@ class Run:
     def look(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (m, d) and logits (m, c) of all others by now, as judged."""
         width = self.backbone.width
-        if not (self.others and self.others.looked):
+        if not (self.feeds.others and self.feeds.others.looked):
             nothing = torch.empty(0, width, device=self.device)
             return nothing, self.head(nothing)
         with self.rounded():
-            both = over(self.backbone, self.head, self.others.looked, self.bf16, lambda rows: torch.cat([rows, self.head(rows)], 1))
+            both = over(self.backbone, self.head, self.feeds.others.looked, self.bf16, lambda rows: torch.cat([rows, self.head(rows)], 1))
         return both[:, :width].to(self.device), both[:, width:].to(self.device)
 
     def cut(self) -> bool:
@@ -306,17 +279,11 @@ class Run:
         asked, spent = processes.from_first((interrupt.asked(), budget.left() <= 0))
         return spent or (asked and not self.asked_before)
 
-    def open_checkpoint(self, checkpoints: Checkpoints, lessons: Lessons, feed: Feed, judged: Feed | None) -> None:
+    def open_checkpoint(self, checkpoints: Checkpoints, teachers: Sequence[Backbone]) -> None:
         """Find what an earlier process left of this run."""
-        taught = [teacher.fingerprint() for teacher in lessons.teachers]
+        taught = [teacher.fingerprint() for teacher in teachers]
         about = [self.backbone.fingerprint(), *taught, self.task, self.seed, processes.count()]
-        learned = feed if self.plan.supervised else Feed(self.backbone, lessons.items, self.recipe.batch_size)
-        given = [b"".join(learned.contents), lessons.y]
-        if judged and lessons.validation:
-            given += [b"".join(judged.contents), lessons.validation[1]]
-        if self.others:
-            given.append(b"".join(self.others.feed.contents))
-        self.checkpoint = checkpoints.open(about, digest_of(self.head), self.plan, self.recipe, *given)
+        self.checkpoint = checkpoints.open(about, digest_of(self.head), self.plan, self.recipe, *self.feeds.contents())
         self.saved = self.checkpoint.read(self.device)
 
     def save(self, place: dict[str, Any]) -> None:
@@ -329,7 +296,7 @@ class Run:
         ending = self.ending.state(self.kept)
         self.checkpoint.write({**place, **run, "kept": self.kept, "weights": None if are_kept else weights, "ending": ending})
 
-    def go_on(self, feed: Feed, judged: Feed | None) -> Generator[Epoch, None, None]:
+    def go_on(self) -> Generator[Epoch, None, None]:
         """Take up what an earlier process left: tell its epochs again, and put its weights in place."""
         if not self.saved:
             return
@@ -339,72 +306,18 @@ class Run:
             learns = learning.learns(self.backbone, self.plan, phase)
             boundary = learns.index(True) if any(learns) else self.backbone.depth
             # Others who keep states with this run find what they would have found.
-            if self.states and boundary <= self.untouched and boundary < self.backbone.depth:
-                self.move(feed, judged, boundary)
+            if self.states and boundary <= self.feeds.untouched and boundary < self.backbone.depth:
+                self.feeds.move(boundary, self.dtype)
                 played = [event.epoch for event in self.events if event.phase == number]
-                self.fill(number, 1 + max(played, default=-1), feed, judged)
-            self.untouched = min(self.untouched, boundary)
+                with self.computing():
+                    self.feeds.fill(number, 1 + max(played, default=-1))
+            self.feeds.untouched = min(self.feeds.untouched, boundary)
         self.kept = self.ending.take_up(self.saved["ending"], self.saved["kept"])
         self.changing.load_state_dict(self.saved["weights"] or self.kept)
         yield from list(self.events)
 
-    def fill(self, number: int, epochs: int, feed: Feed, judged: Feed | None) -> None:
-        """Keep what the frozen stages give for epochs that are not played again.
-
-        In the order and the batches of then: in others it rounds differently.
-        """
-
-        with self.rounded(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            for epoch in range(epochs):
-                if judged and (number, epoch) == (0, 0):
-                    # The starting weights were judged before the first epoch of all.
-                    judged.fill_judged()
-                if epoch == 0:
-                    self.fill_looked()
-                readings = [reading for one in self.rounds(number, epoch, feed) for reading in one.readings]
-                for some, several in itertools.groupby(readings, lambda reading: reading.feed):
-                    some.fill((reading.part, reading.turn) for reading in several)
-                if judged:
-                    judged.fill_judged()
-
-    def fill_looked(self) -> None:
-        """Keep what the frozen stages give for the others as judged, before an epoch meets them in batches of its own."""
-        if self.others and self.others.looked:
-            with self.rounded(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                self.others.looked.fill_judged()
-
     def training_mode(self, phase: Phase, learns: list[bool]) -> None:
         learning.training_mode(self.backbone, self.head, self.plan, self.recipe, phase, learns)
-
-    def views(self, boundary: int) -> bool:
-        """Whether items are seen in random views in a phase with this boundary."""
-        return augment.draws(self.recipe, self.backbone.modality) and boundary < self.backbone.depth
-
-    def move(self, feed: Feed, judged: Feed | None, boundary: int) -> None:
-        """Move all that is read to a phase's boundary."""
-        views, others = self.views(boundary), self.others
-        self.place(feed, boundary, views)
-        if judged:
-            self.place(judged, boundary, False)
-        if others and feed is not others.feed:
-            self.place(others.feed, boundary, views)
-        if others and others.again:
-            # Without a change there would be no second view: it is seen even where nothing but the head learns.
-            self.place(others.again, boundary, True)
-        if others and others.looked:
-            self.place(others.looked, boundary, False)
-
-    def place(self, feed: Feed, boundary: int, views: bool) -> None:
-        """Move a feed to a phase's boundary."""
-        if boundary == self.untouched == self.backbone.depth and not views:
-            feed.place(boundary, features=extract(self.backbone, feed.items, progress=self.progress))
-            return
-        shelf = None
-        if boundary and self.keeper.limit_bytes:
-            shelf = self.keeper.open(self.backbone, boundary, torch.bfloat16 if self.bf16 else torch.float32)
-            if self.states is None or boundary > self.untouched:
-                self.private.append(shelf)
-        feed.place(boundary, shelf=shelf, views=views, epochs=sum(phase.epochs for phase in self.plan.phases))
 
     def fit(self, one: Round, ready: list[Ready], progress: float) -> torch.Tensor:
         """The loss of a batch, a scalar: the task's, and what the plan adds to it, with the weight that this process's part has in it."""
@@ -416,8 +329,8 @@ class Run:
         if mix:
             return mix.loss(self.loss, logits, target) * weight
         other = None
-        if self.others:
-            again = self.said(one.readings[-1], ready[-1])[1:] if self.others.again else (None, None)
+        if self.feeds.others:
+            again = self.said(one.readings[-1], ready[-1])[1:] if self.feeds.others.again else (None, None)
             first = self.read(one.readings[1], ready[1]) if self.plan.supervised else (states, features, logits)
             places = torch.from_numpy(one.readings[1 if self.plan.supervised else 0].part).to(self.device)
             other = Other(*first, places, *again)
@@ -472,28 +385,19 @@ class Run:
     def heard(self, loss: float) -> None:
         """Is told the loss of each batch."""
 
-    def batches(self, feed: Feed, *place: int) -> list[np.ndarray]:
-        """The batches of one epoch. place: phase and epoch, on which they hang."""
-        rng = np.random.default_rng([self.seed, *place])
-        return self.share(feed.batches(rng, balanced(self.target, rng) if self.recipe.sampler == "balanced" else None))
-
-    def share(self, batches: list[np.ndarray]) -> list[np.ndarray]:
-        """The batches of one epoch: all of a shuffled pass, or its first ones."""
-        wanted = self.recipe.items_per_epoch
-        return batches if wanted is None else batches[: max(1, round(wanted / self.recipe.batch_size))]
-
     def score(self, feed: Feed, y: Any) -> Reached:
         """The metric on the validation part, and the loss."""
         with self.rounded():
             return reached(over(self.backbone, self.head, feed, self.bf16, self.head), y, self.task, self.metric)
 
-    def judge(self, feed: Feed, truth: np.ndarray) -> Callable[[Weights], float]:
-        """What scores weights on the validation part, when all phases are played."""
-        # Below this boundary no phase changed a weight; the last one's may lie deeper.
-        self.place(feed, self.untouched, False)
+    def judge(self) -> Callable[[Weights], float] | None:
+        """What scores weights on the validation part, when all phases are played; None without one."""
+        judged = self.feeds.judged_at_last(self.dtype)
+        if judged is None:
+            return None
 
         def score(weights: Weights) -> float:
             self.changing.load_state_dict(weights)
-            return self.score(feed, truth).score
+            return self.score(judged, self.feeds.truth).score
 
         return score

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from graft.records import Epoch, Note, Plan, Recipe
 from graft.train import augment
-from graft.train.loop import Lessons, Run
+from graft.train.feeds import Lessons
+from graft.train.loop import Run
 
 _SHARE = 3  # a third of the epochs of the first phase in which a layer group learns
 
