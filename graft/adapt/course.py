@@ -115,53 +115,46 @@ def candidates(sides: Sides, asked: Asked, progress: Progress = None) -> tuple[l
     With them what Ctrl-C left out, in words, and notes on what the budget cut short or left out.
     """
     wished = known_methods(sides, asked)
-    # Three times as many candidates chose no better on recorded runs: further settings are for methods that were asked for.
-    tried = None if asked.names else 1
-    on_features = [(name, settings) for name in wished if name in SHIFTS for settings in SHIFTS[name].grid[:tried]]
-    retraining = [name for name in wished if name not in SHIFTS]
     found = [made(sides, SOURCE_ONLY, {})]
     if found[0].fell_out:
         raise GraftError(f"source-only: {found[0].fell_out}, expected features of both sides that are finite and vary. Look at the items.")
     with nullcontext() if asked.seconds is None else budget.within(asked.seconds):
-        for number, (name, settings) in enumerate(on_features, start=1):
-            left_out = [*(one for one, _ in on_features[number - 1 :]), *retraining]
-            if interrupt.asked():
-                return found, _without_a_turn(left_out), _spent(asked, found, [], progress)
-            if budget.left() <= 0:
-                return found, "", _spent(asked, found, left_out, progress)
-            found.append(made(sides, name, settings))
-            if progress:
-                progress(Step("methods on features", number, len(on_features)))
-        if len({one.method for one in found if not one.fell_out}) > _FEW:
-            found.append(averaged(sides, found))
-        longest = 0.0
-        for number, name in enumerate(retraining):
-            if interrupt.asked():
-                return found, _without_a_turn(retraining[number:]), _spent(asked, found, [], progress)
-            # What has run says how long the next may take; of the first nothing does.
-            if budget.left() <= longest:
-                return found, "", _spent(asked, found, retraining[number:], progress)
-            # Only now: what retrains needs torch's gradients, which methods on features do not.
-            from graft.adapt.trained import made_by_training
-
-            found.append(made_by_training(sides, name, {}, epochs=asked.epochs, lr=asked.lr, recipe=asked.recipe, progress=progress))
-            longest = max(longest, found[-1].seconds)
-    return found, "", _spent(asked, found, [], progress)
-
-
-def _without_a_turn(names: Sequence[str]) -> str:
-    return f"without a turn: {', '.join(dict.fromkeys(names))}"
-
-
-def _spent(asked: Asked, found: Sequence[Made], left_out: Sequence[str], progress: Progress) -> list[str]:
-    """What the budget cut short or left out, in words; said at once too."""
+        left_out, interrupted = _make(sides, asked, wished, found, progress)
+    without_a_turn = f"without a turn: {', '.join(dict.fromkeys(left_out))}" if left_out else ""
     notes = [one.stopped for one in found if one.stopped]
-    if left_out:
-        notes.append(f"the budget of {asked.seconds:.0f} s does not allow more; {_without_a_turn(left_out)}")
+    if left_out and not interrupted:
+        notes.append(f"the budget of {asked.seconds:.0f} s does not allow more; {without_a_turn}")
     if progress:
         for note in notes:
             progress(Note(note))
-    return notes
+    return found, without_a_turn if interrupted else "", notes
+
+
+def _make(sides: Sides, asked: Asked, wished: Sequence[str], found: list[Made], progress: Progress) -> tuple[list[str], bool]:
+    """Add to `found` what the methods make; (names of those left without a turn, whether by Ctrl-C and not by the budget)."""
+    # Three times as many candidates chose no better on recorded runs: further settings are for methods that were asked for.
+    tried = None if asked.names else 1
+    on_features = [(name, settings) for name in wished if name in SHIFTS for settings in SHIFTS[name].grid[:tried]]
+    retraining = [name for name in wished if name not in SHIFTS]
+    for number, (name, settings) in enumerate(on_features, start=1):
+        if (interrupted := interrupt.asked()) or budget.left() <= 0:
+            return [*(one for one, _ in on_features[number - 1 :]), *retraining], interrupted
+        found.append(made(sides, name, settings))
+        if progress:
+            progress(Step("methods on features", number, len(on_features)))
+    if len({one.method for one in found if not one.fell_out}) > _FEW:
+        found.append(averaged(sides, found))
+    longest = 0.0
+    for number, name in enumerate(retraining):
+        # What has run says how long the next may take; of the first nothing does.
+        if (interrupted := interrupt.asked()) or budget.left() <= longest:
+            return retraining[number:], interrupted
+        # Only now: what retrains needs torch's gradients, which methods on features do not.
+        from graft.adapt.trained import made_by_training
+
+        found.append(made_by_training(sides, name, {}, epochs=asked.epochs, lr=asked.lr, recipe=asked.recipe, progress=progress))
+        longest = max(longest, found[-1].seconds)
+    return [], False
 
 
 def known_methods(sides: Sides, asked: Asked) -> list[str]:
