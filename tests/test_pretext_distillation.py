@@ -16,7 +16,7 @@ from graft.features import extract
 from graft.losses import Start
 from graft.losses.base import Other, Seen
 from graft.pretext import distillation
-from graft.pretext.distillation import Distillation, Views, divergence, standard
+from graft.pretext.distillation import Distillation, KeptViews, divergence, standard
 from graft.records import Phase, Plan
 from graft.train import Checkpoints, checkpoint
 
@@ -107,7 +107,7 @@ def test_what_is_kept_of_teachers_is_what_they_say_of_the_views_anew(monkeypatch
     for view in (0, 1):
         answers = loss.answers(view)
         for one, kept in zip(loss.start.teachers, answers, strict=True):
-            fresh = extract(one, Views(items, "image", 5).of(range(12), view, 32), cache=False)
+            fresh = extract(one, KeptViews(items, "image", 5).of(range(12), view, 32), cache=False)
             np.testing.assert_allclose(kept, fresh, rtol=2e-3, atol=1e-3)
     assert loss.answers(1) is answers and np.abs(loss.answers(0)[0] - answers[0]).max() > 0.01
     assert [(step.done, step.total) for step in told] == [(5, 12), (10, 12), (12, 12)] * 2
@@ -116,7 +116,7 @@ def test_what_is_kept_of_teachers_is_what_they_say_of_the_views_anew(monkeypatch
 def test_a_view_hangs_on_seed_place_and_number_alone_and_is_one_crop_at_every_size():
     items = [Image.fromarray(np.random.default_rng(place).integers(256, size=(60, 90, 3), dtype=np.uint8)) for place in range(8)]
     smooth = [image.resize((12, 8)).resize((90, 60), Image.Resampling.BICUBIC) for image in items]
-    views, again = Views(smooth, "image", 0), Views(smooth, "image", 0)
+    views, again = KeptViews(smooth, "image", 0), KeptViews(smooth, "image", 0)
     shown = {(place, view): np.asarray(views.shown(place, view, 32), float) for place in range(8) for view in range(4)}
     for (place, view), pixels in reversed(shown.items()):
         np.testing.assert_array_equal(again.shown(place, view, 32), pixels)
@@ -124,7 +124,7 @@ def test_a_view_hangs_on_seed_place_and_number_alone_and_is_one_crop_at_every_si
         assert np.abs(large - pixels).mean() < 4
     different = [np.abs(shown[0, 0] - pixels).mean() for key, pixels in shown.items() if key != (0, 0)]
     assert min(different) > 4
-    assert np.abs(np.asarray(Views(smooth, "image", 1).shown(0, 0, 32), float) - shown[0, 0]).mean() > 4
+    assert np.abs(np.asarray(KeptViews(smooth, "image", 1).shown(0, 0, 32), float) - shown[0, 0]).mean() > 4
 
 
 @pytest.mark.parametrize(("blended", "pasted", "between"), [(1.0, 0.0, True), (0.0, 1.0, False)])
@@ -133,7 +133,7 @@ def test_another_item_is_blended_in_or_pasted(monkeypatch, blended, pasted, betw
     monkeypatch.setattr(distillation, "_COLOUR", 0.0)
     monkeypatch.setattr(distillation, "_BLENDED", blended)
     monkeypatch.setattr(distillation, "_PASTED", pasted)
-    views = Views([Image.new("RGB", (40, 40), colour) for colour in ("black", "white")], "image", 0)
+    views = KeptViews([Image.new("RGB", (40, 40), colour) for colour in ("black", "white")], "image", 0)
     shown = [np.asarray(views.shown(0, view, 32))[..., 0] for view in range(20)]
     greys = [set(np.unique(pixels)) for pixels in shown]
     assert any(grey - {0, 255} for grey in greys) == between
@@ -147,14 +147,14 @@ def test_another_item_is_blended_in_or_pasted(monkeypatch, blended, pasted, betw
 
 @pytest.mark.parametrize(("n", "count"), [(10, 50), (10_000, 20), (10**6, 4)])
 def test_items_have_as_many_views_as_teachers_can_be_asked_for(n, count):
-    assert Views([None] * n, "image", 0).count == count
-    assert Views([""] * n, "text", 0).count == 1
+    assert KeptViews([None] * n, "image", 0).count == count
+    assert KeptViews([""] * n, "text", 0).count == 1
 
 
 def test_decoded_images_are_kept_up_to_the_limit(monkeypatch):
     monkeypatch.setattr(distillation, "_KEPT_BYTES", 4 * 20 * 20 * 2)
     items = [np.full((20, 20), place, np.uint8) for place in range(4)]
-    views = Views(items, "image", 0)
+    views = KeptViews(items, "image", 0)
     assert [views.image(place).getpixel((0, 0))[0] for place in (2, 0, 1, 2)] == [2, 0, 1, 2]
     assert sorted(views.kept) == [(0,), (2,)]
 

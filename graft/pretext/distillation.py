@@ -64,7 +64,7 @@ class Distillation(Pretext):
         super().__init__(start)
         assert start.teachers, "checked_loss has refused a run without teachers"
         self.student, self.start = (start.backbone,), start
-        self.views = Views(start.others, start.backbone.modality, start.seed)
+        self.views = KeptViews(start.others, start.backbone.modality, start.seed)
         self.taught: dict[int, list[np.ndarray]] = {}
         device = start.target.device
         with seeded(start.seed):
@@ -138,7 +138,7 @@ def divergence(logits: torch.Tensor, told: torch.Tensor, temperature: float) -> 
     return temperature**2 * functional.kl_div(said, true, reduction="batchmean", log_target=True)
 
 
-class Views:
+class KeptViews:
     """The items in the kept views: view v of an item hangs on (seed, its place, v) alone.
 
     items: n of a modality. count: how many there are of each item.
@@ -188,6 +188,7 @@ class Views:
         return image
 
     def crop(self, place: int, side_px: int, rng: np.random.Generator) -> Image.Image:
+        # Not the crop of `backbones/_images`, of whole pixels: this box may end within one, so that teachers of any size see the same part.
         image = self.image(place)
         area = rng.uniform(*_AREA) * image.width * image.height
         ratio = math.exp(rng.uniform(*np.log(_RATIO)))
