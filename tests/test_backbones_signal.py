@@ -97,6 +97,12 @@ def test_what_is_saved_pickled_or_copied_gives_the_same_features(tmp_path):
     assert backbone.fingerprint() != again.fingerprint()
 
 
+def test_weights_alone_are_read_where_the_architecture_is_named_behind_them(tmp_path):
+    backbone = load_backbone("signal:2")
+    backbone.save(tmp_path)
+    assert load_backbone(f"checkpoint:{tmp_path / 'model.safetensors'}@signal:2").fingerprint() == backbone.fingerprint()
+
+
 @pytest.mark.parametrize("listed", [False, True])
 def test_signals_are_learned_from_an_array_or_a_list(listed, tmp_path):
     X, y = waves(100)

@@ -176,17 +176,14 @@ def _row(line: dict[str, str]) -> Row:
         pretrained_on=line["pretrained_on"],
         published=float(line["published"]) if line["published"] else None,
         benchmark=line["benchmark"],
-        on_disk=_is_on_disk(line["name"], line["package"], line["repository"]),
+        on_disk=_is_on_disk(line["package"], line["repository"]),
         writes=float(line["writes"]) if line["writes"] else None,
     )
     return Row(entry, line["package"], line["repository"], line["shortlist"] == "yes")
 
 
-def _is_on_disk(name: str, package: str, repository: str) -> bool:
-    """Whether graft itself or another installed package carries the weights, or the hub's cache holds them."""
-    source, _, shipped = name.partition(":")
-    if source == "shipped":
-        return (Path(__file__).parent / "_shipped" / shipped / _WEIGHTS[0]).is_file()
+def _is_on_disk(package: str, repository: str) -> bool:
+    """Whether an installed package, graft itself among them, carries the weights, or the hub's cache holds them."""
     if package:
         return importlib.util.find_spec(package) is not None
     if importlib.util.find_spec("huggingface_hub") is None:

@@ -65,17 +65,11 @@ def _loaded(path: Path, folder: Path, config: dict[str, Any], architecture: str,
             f'{{"architecture": NAME}}, or name it behind the path: checkpoint:{path}@NAME.{_guess(weights)}'
         )
     tensors = _folders.read_tensors(weights)
-    if architecture.startswith("tiny:"):
-        return _tiny({**config, "architecture": architecture}, tensors, shown)
-    if architecture == _doodle.ARCHITECTURE:
-        return _doodle.from_tensors(config, tensors, shown)
-    if architecture.startswith("columns:"):
-        return columns.from_folder(config, tensors, shown)
-    if architecture.startswith("signal:"):
-        return signal.from_folder(config, tensors, shown)
     if architecture == vectors.ARCHITECTURE:
+        # Beside its weights it needs its words, which lie in the folder.
         return vectors.from_folder(folder, tensors, shown)
-    return _networks.from_tensors({**config, "architecture": architecture}, tensors, shown)
+    family = "".join(architecture.partition(":")[:2])
+    return _FAMILIES.get(family, _networks.from_tensors)({**config, "architecture": architecture}, tensors, shown)
 
 
 def _tiny(config: dict[str, Any], tensors: _folders.Tensors, shown: str) -> Backbone:
@@ -84,6 +78,15 @@ def _tiny(config: dict[str, Any], tensors: _folders.Tensors, shown: str) -> Back
     _folders.fit(backbone, tensors, shown)
     backbone.name, backbone.classifier = shown, lambda: None
     return backbone
+
+
+# Up to its colon, where it has one, the architecture says who makes a network of config and tensors; any other is timm's.
+_FAMILIES = {
+    "tiny:": _tiny,
+    _doodle.ARCHITECTURE: _doodle.from_tensors,
+    "columns:": columns.from_folder,
+    "signal:": signal.from_folder,
+}
 
 
 def _weights(path: Path, shown: str) -> Path:
