@@ -1,17 +1,15 @@
 """`Transfer`: a pretrained backbone put to work on labelled items, as a scikit-learn estimator."""
 
 import copy
-import json
 import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils import RegressorTags, Tags
 from sklearn.utils.class_weight import compute_class_weight
@@ -28,16 +26,16 @@ from graft.evaluate import METRICS, default_metric, signed
 from graft.features import States, extract
 from graft.heads import LinearHead, fit_head
 from graft.outputs import decision
-from graft.records import Epoch, Event, Note, Phase, Plan, Recipe, Task
+from graft.records import Epoch, Event, Note, Plan, Recipe, Task
 from graft.strategies import make_plan
 from graft.train import Checkpoints, find_rate, highest, scaled, train
 from graft.train.layer import linear_head, torch_head
+from graft.transfer import saved
 from graft.transfer.inputs import VALIDATION_SHARE, Given, as_items, can_hold_out, encode, indicators
 from graft.transfer.speed import AT_MOST_AN_EPOCH, Within
 
-__all__ = ["EPOCHS", "FORMAT", "LR", "Transfer"]
+__all__ = ["EPOCHS", "LR", "Transfer"]
 
-FORMAT = 1  # of the saved folder
 ROWS = "rows"  # the backbone whose width is told by X
 EPOCHS, LR = 10, 1e-3  # what strategies are called with unless told otherwise
 _VALIDATION_AT_MOST = 500  # items: more would cost time and hardly sharpen the score
@@ -402,26 +400,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Write a folder that `Transfer.load` opens again: backbone, head (safetensors), classes, preprocessing."""
         check_is_fitted(self, "head_")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.backbone_.save(folder / "backbone")
-        # safetensors writes a transposed array's memory as it lies, and so another matrix.
-        save_file({name: np.ascontiguousarray(array) for name, array in self.head_.to_arrays().items()}, folder / "head.safetensors")
-        about = {
-            "format": FORMAT,
-            "task": self.task_,
-            "classes": self.classes_.tolist(),
-            "head": {"kind": self.head_.kind, "strength": self.head_.strength},
-            "backbone": self.backbone_.name,
-            "tuned": self.tuned_,
-            "plan": asdict(self.plan_),
-            "strategy": self.strategy_,
-            "preprocessing": self.backbone_.preprocessing,
-            "columns": self.columns_,
-            "test_views": self.test_views,
-            "feature_names": getattr(self, "feature_names_in_", np.empty(0)).tolist(),
-        }
-        (folder / "graft.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+        saved.write(self, Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Transfer":
@@ -429,32 +408,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
 
         Raises GraftError when the folder holds no model, or one written by a newer graft.
         """
-        folder = Path(folder)
-        if not (folder / "graft.json").is_file() and (folder / "model" / "graft.json").is_file():
-            folder = folder / "model"
-        if not (folder / "graft.json").is_file():
-            what = "has no graft.json" if folder.is_dir() else "is no folder"
-            raise GraftError(f"{folder} {what}, expected the folder of a run (`graft run DATA --out RUN`) or its model/.")
-        about = json.loads((folder / "graft.json").read_text(encoding="utf-8"))
-        if about["format"] > FORMAT:
-            raise GraftError(f"{folder} is written in format {about['format']}, this graft reads up to {FORMAT}. Run: pip install -U graft")
-        model = cls(backbone=about["backbone"], task=about["task"], test_views=about.get("test_views", 1))
-        model.backbone_ = load_backbone(f"checkpoint:{folder / 'backbone'}")
-        model.backbone_.name = about["backbone"]
-        model.head_ = LinearHead.from_arrays(load_file(folder / "head.safetensors"))
-        model.columns_ = about["columns"]
-        if model.backbone_.modality == "row":
-            model.n_features_in_ = model.backbone_.width
-        if about.get("feature_names"):
-            model.feature_names_in_ = np.array(about["feature_names"], dtype=object)
-        model.task_, model.tuned_, model.history_ = about["task"], about["tuned"], []
-        model.classes_ = np.asarray(about["classes"], dtype=None if about["classes"] else str)
-        plan = about["plan"]
-        phases = tuple(Phase(**{**phase, "lr": tuple(phase["lr"])}) for phase in plan["phases"])
-        losses = tuple((name, strength) for name, strength in plan.get("losses", ()))
-        model.plan_ = Plan(**{**plan, "phases": phases, "losses": losses})
-        model.strategy_, model.climb_ = about.get("strategy", "plan"), None
-        return model
+        return saved.read(cls, Path(folder))
 
     def _load_backbone(self, items: Sequence[Any] = ()) -> Backbone:
         """items: what it will read, which tell how wide "rows" are."""
