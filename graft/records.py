@@ -246,7 +246,7 @@ class Result:
     modality: str = ""
     classes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # choices made for the user, in words: columns, splits, metric, budget
-    judged_on: str = ""  # "given test split", "5-fold cross-validation, 2 repeats"
+    judged_on: str = ""  # "given test split", "5-fold cross-validation, 2 repeats", "one part held out"
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # metric -> {"score", "interval"} of the chosen model
     per_class: list[dict[str, Any]] = field(default_factory=list)  # {"class", "precision", "recall", "f1", "n"}
     confusion: list[list[int]] = field(default_factory=list)  # rows: true class, columns: predicted, in the order of classes

@@ -16,7 +16,7 @@ from graft.data import load, load_unlabelled
 from graft.errors import GraftError
 from graft.records import Epoch, Note, Recipe
 from graft.report.page import HEADLINES
-from graft.study import run, times
+from graft.study import judge, run, times
 from graft.study.controls import Scratch
 from graft.study.curve import labels_to_match
 from graft.study.judge import parts
@@ -152,6 +152,46 @@ def test_choosing_sees_only_the_training_part_of_a_fold(monkeypatch):
 def test_strategies_that_were_named_are_all_tried_without_a_budget():
     study = run(table(60, split=True), backbone="tiny:text", strategy=["partial", "feature_extraction"])
     assert {row["strategy"] for row in study.result.candidates} == {"partial", "feature_extraction"}
+
+
+def many(n, per_group=None):
+    """n different texts, three of four of one class. per_group: items of each group."""
+    frame = pd.DataFrame({"text": [f"item {i}" for i in range(n)], "label": np.where(np.arange(n) % 4, "common", "rare")})
+    return load(frame) if per_group is None else load(frame.assign(shop=np.arange(n) // per_group), group="shop")
+
+
+@pytest.mark.parametrize(("n", "judged"), [(2500, 500), (12_000, 2000)])
+def test_with_a_budget_so_many_items_are_judged_on_one_part(n, judged):
+    dataset = many(n)
+    cut = parts(dataset, 0, budgeted=True)
+    ((train, test),) = cut.folds
+    assert cut.one_test and train is cut.train and len(test) == judged
+    assert sorted([*train, *test]) == list(range(n))
+    np.testing.assert_allclose(np.bincount(dataset.target[test]) / judged, [0.75, 0.25], atol=1 / judged)
+    assert cut.words.startswith(f"one part held out: {judged} items, trained on the other {n - judged}; ")
+
+
+@pytest.mark.parametrize(("n", "per_group", "budgeted"), [(2500, None, False), (2499, None, True), (2700, 300, True)])
+def test_without_a_budget_of_fewer_items_or_of_few_groups_folds_are_judged(n, per_group, budgeted):
+    cut = parts(many(n, per_group), 0, budgeted=budgeted)
+    assert len(cut.folds) == 5 and not cut.one_test
+
+
+def test_one_part_parts_no_group():
+    dataset = many(3000, per_group=7)
+    cut = parts(dataset, 0, budgeted=True)
+    ((train, test),) = cut.folds
+    assert cut.one_test and not set(dataset.group[train]) & set(dataset.group[test])
+    assert abs(len(test) - 600) <= 7 and "groups and near-copies kept together" in cut.words
+
+
+def test_a_study_with_a_budget_is_judged_on_one_part_and_says_so(monkeypatch):
+    monkeypatch.setattr(judge, "once", lambda n: n >= 100)
+    study = run(table(100), backbone="tiny:text", strategy="feature_extraction", budget="60s")
+    assert study.result.judged_on.startswith("one part held out") and f"judged on: {study.result.judged_on}" in study.notes
+    assert study.verdict.test == f"paired bootstrap over {study.result.n_test} items"
+    assert study.result.n_train + study.result.n_test == 100
+    assert "cross-validation" in run(table(100), backbone="tiny:text", strategy="feature_extraction").result.judged_on
 
 
 def test_a_given_validation_part_is_what_strategies_are_compared_on():

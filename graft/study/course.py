@@ -84,6 +84,7 @@ class Course:
             "strategies": self.strategies,
             "seed": material.seed,
             "budget_seconds": self.budget,
+            "folds": len(folds),
             "recipe": settings_of(material.recipe or Recipe()),
         }
         n_train, n_fits = round(np.mean([len(train) for train, _ in folds])), len(folds) + (not self.cut.one_test)
@@ -111,7 +112,7 @@ class Course:
         if dropped:
             self.notes.append(f"left out, as the budget of {self.budget:.0f} s does not allow them: {', '.join(dropped)}")
         if not any(material.trains(Candidate(name, strategy)) for name in material.backbones for strategy in self.strategies):
-            self.judged.parts = parts(material.dataset, material.seed, repeat=True)
+            self.judged.parts = parts(material.dataset, material.seed, repeat=True, budgeted=self.budget is not None)
         self.notes.append(f"judged on: {self.cut.words}")
         self.settings.update(judged_on=self.cut.words, strategies=self.strategies)
 
@@ -136,7 +137,7 @@ class Course:
         self.chosen = Candidate(self.choice.candidate.backbone, self.model.strategy_)
 
     def judge(self) -> None:
-        """Answers for the items that are judged: of the model on a given test part, else of what each fold chooses."""
+        """Answers for the items that are judged: of the model on a single test part, else of what each fold chooses."""
         material = self.material
         n_folds = len(self.cut.folds)
         if self.cut.one_test:

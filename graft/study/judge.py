@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from graft import interrupt
-from graft.data import Dataset, folds
+from graft.auto import once
+from graft.data import Dataset, folds, holdout
 from graft.evaluate import (
     METRICS,
     decide,
@@ -29,13 +30,15 @@ _FOLDS = 5
 _LEAST_FOLDS = 2  # that an interval over folds can be made from
 # Repeats narrow the interval where items are few; with frozen features they cost next to nothing.
 _REPEATS, _REPEAT_AT_MOST = 2, 1000
+# Of many items under a budget: a fold's share, and at most so many, whose interval is about as narrow as it needs to be.
+_TEST_SHARE, _TEST_AT_MOST = 0.2, 2000
 
 Fold = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Who is trained on and who is judged. words: the same as a sentence. one_test: a single given part is judged."""
+    """Who is trained on and who is judged. words: the same as a sentence. one_test: a single part is judged, given or drawn."""
 
     folds: list[Fold]
     train: np.ndarray
@@ -43,10 +46,11 @@ class Parts:
     one_test: bool
 
 
-def parts(dataset: Dataset, seed: int, repeat: bool = False) -> Parts:
+def parts(dataset: Dataset, seed: int, *, repeat: bool = False, budgeted: bool = False) -> Parts:
     """The given test part (or, without one, the given validation part), else stratified cross-validation.
 
-    repeat: deal the folds twice where items are few.
+    repeat: deal the folds twice where items are few. budgeted: time is limited, and of so many items that `auto.once` holds one stratified
+    part, a fifth and at most about 2000 items, takes the place of the folds: the time of five fits goes into one.
     """
     n = len(dataset)
     given = np.full(n, "train") if dataset.split is None else np.asarray(dataset.split)
@@ -58,9 +62,17 @@ def parts(dataset: Dataset, seed: int, repeat: bool = False) -> Parts:
             return Parts([(train, judged)], train, words, True)
     assert dataset.task is not None and dataset.target is not None
     n_units = n if (blocks := dataset.blocks()) is None else len(np.unique(blocks))
+    kept = " with groups and near-copies kept together" if blocks is not None else ""
+    # Of few groups one part is one or two, and says little of others.
+    if budgeted and once(n) and n_units >= 2 * _FOLDS:
+        train, judged = holdout(dataset.target, dataset.task, min(_TEST_SHARE, _TEST_AT_MOST / n), seed, blocks=blocks)
+        words = (
+            f"one part held out{kept}: {len(judged)} items, trained on the other {len(train)}; "
+            f"of so many items one is enough, and leaves the budget the time of {_FOLDS} folds"
+        )
+        return Parts([(train, judged)], train, words, True)
     k, repeats = min(_FOLDS, n_units), _REPEATS if repeat and n <= _REPEAT_AT_MOST else 1
     cut = folds(dataset.target, dataset.task, k, seed, repeats=repeats, blocks=blocks)
-    kept = " with groups and near-copies kept together" if blocks is not None else ""
     words = f"{k}-fold cross-validation, {repeats} repeat{'s' if repeats > 1 else ''}{kept}, choosing inside each fold"
     return Parts(cut, np.arange(n), words, False)
 
