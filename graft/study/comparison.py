@@ -136,12 +136,13 @@ class Comparison:
 
     def __str__(self) -> str:
         leaders, names = self.leaders(), [rival.strategy for rival in self.rivals]
+        test = f"{self.metric}, n = {self.n_test}" + (f", Holm over {len(self.pairs)} pairs" if len(self.pairs) > 1 else "")
         if len(leaders) == len(names):
-            return f"No difference shown between {', '.join(names)} ({self.metric}, n = {self.n_test}, Holm over {len(self.pairs)} pairs)"
+            return f"No difference shown between {', '.join(names)} ({test})"
         behind = ", ".join(name for name in names if name not in leaders)
         first = f"{leaders[0]} is better than {behind}"
         tied = f", and ties with {', '.join(leaders[1:])}" if leaders[1:] else ""
-        return f"{first}{tied} ({self.metric}, n = {self.n_test}, Holm over {len(self.pairs)} pairs)"
+        return f"{first}{tied} ({test})"
 
 
 def compare(
