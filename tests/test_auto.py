@@ -137,6 +137,19 @@ def test_too_few_items_are_not_held_out():
     assert climbed.rungs == () and "8 items are too few to hold some out" in climbed.why
     blocks = np.repeat(np.arange(4), 50)
     assert "too few" in came_to({}, blocks=blocks).why
+    one_each = climb(answering({}), np.arange(N), "classification", "accuracy", modality="text", seed=0)
+    assert one_each.rungs == () and "200 items are too few to hold some out" in one_each.why
+
+
+def test_a_class_of_one_item_keeps_nobody_from_comparing():
+    target = np.where(np.arange(N) == 7, 2, TARGET)
+
+    def answer(strategy, epochs, fitted, held):
+        outputs = np.eye(3)[target[held]]
+        return outputs[:, [1, 0, 2]] if strategy == "feature_extraction" else outputs
+
+    climbed = climb(answer, target, "classification", "accuracy", modality="image", seed=0)
+    assert climbed.strategy == "head2toe" and [rung.score.n for rung in climbed.rungs] == [N, N]
 
 
 def test_a_regression_goes_on_whatever_its_error_is():

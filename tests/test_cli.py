@@ -133,7 +133,7 @@ def test_run_hands_every_flag_on_and_ends_with_verdict_table_and_page(command, s
 
     def run(data, **settings):
         ran.append(settings)
-        return SimpleNamespace(result=RESULT, verdict=VERDICT, notes=("label: column 'intent'",))
+        return SimpleNamespace(result=replace(RESULT, compared="lp_ft ties with full"), verdict=VERDICT, notes=("label: column 'intent'",))
 
     stand_in("study", run=run)
     flags = ["--label", "intent", "--text", "title", "--text", "body", "--split", "part", "--group", "user", "--task", "classification"]
@@ -153,6 +153,7 @@ def test_run_hands_every_flag_on_and_ends_with_verdict_table_and_page(command, s
     assert "sentence:minilm, feature_extraction" in out and "0.720 to 0.890" in out
     assert "control: [red]" in out  # a name in brackets is no markup
     assert str(Path("runs/x/report.html")) in out
+    assert f"lp_ft ties with full\nStrategies beside each other: {Path('runs/x/comparison.html')}" in out
 
 
 def test_run_leaves_choices_that_were_not_made_to_the_study(command, stand_in):

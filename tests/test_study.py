@@ -16,7 +16,7 @@ from graft.data import load, load_unlabelled
 from graft.errors import GraftError
 from graft.records import Epoch, Note, Recipe
 from graft.report.page import HEADLINES
-from graft.study import judge, run, times
+from graft.study import comparison, judge, run, times
 from graft.study.controls import Scratch
 from graft.study.curve import labels_to_match
 from graft.study.judge import parts
@@ -194,6 +194,32 @@ def test_a_study_with_a_budget_is_judged_on_one_part_and_says_so(monkeypatch):
     assert "cross-validation" in run(table(100), backbone="tiny:text", strategy="feature_extraction").result.judged_on
 
 
+def test_strategies_that_were_named_are_set_beside_each_other_on_the_judged_items(tmp_path):
+    study = run(table(60, split=True), backbone="tiny:text", strategy=["partial", "feature_extraction", "auto"], out=tmp_path / "r")
+    found = study.comparison
+    assert {rival.strategy for rival in found.rivals} == {"partial", "feature_extraction"}
+    assert (found.judged_on, found.n_test) == (study.result.judged_on, study.result.n_test)
+    assert study.result.compared == str(found)
+    numbers = json.loads((tmp_path / "r" / "comparison.json").read_text())
+    assert [rival["strategy"] for rival in numbers["rivals"]] == [rival.strategy for rival in found.rivals]
+    assert 'href="comparison.html"' in (tmp_path / "r" / "report.html").read_text()
+    assert "partial" in (tmp_path / "r" / "comparison.html").read_text()
+
+
+def test_one_strategy_is_set_beside_nothing(tmp_path):
+    study = run(table(60, split=True), backbone="tiny:text", strategy=["feature_extraction", "auto"], out=tmp_path / "r")
+    assert study.comparison is None and study.result.compared == ""
+    assert not (tmp_path / "r" / "comparison.html").exists()
+    assert "comparison.html" not in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_a_budget_that_does_not_reach_for_a_comparison_says_so(monkeypatch):
+    monkeypatch.setattr(comparison, "training_speed", lambda *_: 1.0)
+    study = run(table(60, split=True), backbone="tiny:text", strategy=["partial", "feature_extraction"], budget=100)
+    assert study.comparison is None
+    assert any("strategies were not set beside each other: budget 100s: 1 strategies that train" in note for note in study.notes)
+
+
 def test_a_given_validation_part_is_what_strategies_are_compared_on():
     frame = table(90, split=True)
     frame.loc[frame.index % 4 == 2, "split"] = "validation"
@@ -255,6 +281,20 @@ def test_the_plan_for_the_time_is_said_before_it_is_spent():
     events.clear()
     run(table(40), backbone="tiny:text", budget="30s", progress=events.append)
     assert next(event.text for event in events if isinstance(event, Note)).startswith("plan for 30 s: extraction tiny:text at ")
+
+
+def test_the_estimate_counts_the_retraining_that_was_named(monkeypatch):
+    monkeypatch.setattr(times, "training_speed", lambda *_: 10.0)
+    material = Material(load(table(60)), {"tiny:text": load_backbone("tiny:text")}, "accuracy", 0)
+
+    def retraining(*strategies):
+        return times.Clock(material, None, 0.0, 40, 6, {"strategies": [*strategies]}).retraining(plays=4)
+
+    assert retraining("auto") == retraining("feature_extraction", "auto") == 0
+    # Ten epochs of 40 items at 10 a second, tried and fitted in each of five folds and once for all; 1.43 times that from scratch.
+    assert retraining("full") == pytest.approx(6 * 2 * 40 * 2.43)
+    # Beside another: four plays more in each fold.
+    assert retraining("full", "feature_extraction") == pytest.approx(6 * 2 * 40 * (2.43 + 2))
 
 
 def test_with_a_budget_auto_retrains_and_the_budget_is_kept(monkeypatch):

@@ -121,7 +121,7 @@ def test_a_fold_that_ended_early_keeps_its_best_score_and_its_last_loss():
 
 def test_nothing_is_chosen_on_what_is_judged_and_each_gets_the_same_search(monkeypatch):
     now, seen = {}, []
-    search, fit = comparison._Contest.search, comparison._Contest.fit
+    search, fit = comparison.Contest.search, comparison.Contest.fit
 
     def watched_search(self, name, fold, *rest):
         now.update(name=name, fold=fold)
@@ -137,8 +137,8 @@ def test_nothing_is_chosen_on_what_is_judged_and_each_gets_the_same_search(monke
             seen.append((now["name"], now["fold"], rate, strategy.__name__))
         return fit(self, strategy, rate, index, states, validation)
 
-    monkeypatch.setattr(comparison._Contest, "search", watched_search)
-    monkeypatch.setattr(comparison._Contest, "fit", watched_fit)
+    monkeypatch.setattr(comparison.Contest, "search", watched_search)
+    monkeypatch.setattr(comparison.Contest, "fit", watched_fit)
     found = compare(table(40), "tiny:text", ["full", "partial"], rates=RATES, epochs=2)
     for one in found.rivals:
         plays = [(fold, rate) for name, fold, rate, played in seen if name == one.strategy == played]
@@ -245,6 +245,6 @@ def test_the_folder_holds_the_numbers_and_the_page_that_is_made_of_them(found, t
 @pytest.mark.parametrize(("metric", "sign"), [("accuracy", -1), ("log_loss", 1)])
 def test_the_rate_that_does_best_on_the_held_out_part_is_chosen(metric, sign, monkeypatch):
     # In the metric's own unit: the middle rate is the best whichever way is better.
-    monkeypatch.setattr(comparison._Contest, "score", lambda self, model, index: sign * abs(np.log(model.lr / 1e-3)))
+    monkeypatch.setattr(comparison.Contest, "score", lambda self, model, index: sign * abs(np.log(model.lr / 1e-3)))
     found = compare(table(40), "tiny:text", ["feature_extraction", "full"], rates=(1e-4, 1e-3, 1e-2), epochs=1, metric=metric)
     assert rival(found, "full").rates == [1e-3] * 5

@@ -231,6 +231,17 @@ def test_ctrl_c_while_strategies_are_compared_drops_those_without_a_turn_and_the
     assert completed.score == whole.score
 
 
+def test_ctrl_c_while_strategies_are_set_beside_each_other_leaves_only_that_out(tmp_path):
+    def pressing(event):
+        if isinstance(event, Note) and event.text.startswith("comparing: "):
+            press()
+
+    study = run(hard(split=True), out=tmp_path, progress=pressing, **NAMED)
+    assert study.comparison is None and not (tmp_path / "comparison.html").exists()
+    assert "interrupted by Ctrl-C: no strategies beside each other; the same command" in study.result.interrupted
+    assert study.result.label_curve and (tmp_path / "unfinished").is_dir()
+
+
 def test_ctrl_c_in_the_folds_keeps_those_that_are_whole(monkeypatch):
     """Ctrl-C in the third fold: it is dropped, and the first two are those of a whole run."""
     named = {"backbone": "tiny:text", "strategy": "full"}

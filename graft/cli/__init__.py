@@ -133,6 +133,8 @@ def run(
     if done.result.keep:
         typer.echo(done.result.keep["sentence"])
     typer.echo(f"\nThe page:  {out / 'report.html'}\nThe model: {out / 'model'}")
+    if done.result.compared:
+        typer.echo(f"\n{done.result.compared}\nStrategies beside each other: {out / 'comparison.html'}")
 
 
 @app.command()

@@ -47,7 +47,8 @@ _CHECKED_SHARE = 0.25
 class Study:
     """What `run` found. result: every number. verdict: whether transfer helped; prints as a sentence. model: fitted, to ship.
 
-    mistakes: what the model was most wrong about. fold_scores: name -> the metric on each fold.
+    mistakes: what the model was most wrong about. fold_scores: name -> the metric on each fold. comparison: of two or more strategies
+    that were named, None of fewer and where there was no time for it.
     """
 
     result: Result
@@ -55,6 +56,7 @@ class Study:
     model: Transfer
     mistakes: list[Mistake]
     fold_scores: dict[str, list[float]]
+    comparison: Comparison | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -86,10 +88,11 @@ def run(
     """Rank, choose, control, judge.
 
     data: a Dataset, or whatever `graft.load` takes. out: folder to leave everything in. backbone, strategy: candidates;
-    a shortlist and `auto` unless given. metric: the number to choose by. budget: time to spend, "10m" or seconds; without it
-    `auto` retrains nothing, and named strategies take what they need. seed: of everything drawn. recipe: how all that is trained is
-    played, the control from scratch too. keep: a data set of the source task, same kind of inputs and labels of its own: what the chosen
-    model forgot of it is told, in time beyond the budget. progress: is told what happens. command: what repeats this, for the page.
+    a shortlist and `auto` unless given; two strategies or more are also set beside each other, as `compare` does it, where time is left.
+    metric: the number to choose by. budget: time to spend, "10m" or seconds; without it `auto` retrains nothing, and named strategies
+    take what they need. seed: of everything drawn. recipe: how all that is trained is played, the control from scratch too. keep: a
+    data set of the source task, same kind of inputs and labels of its own: what the chosen model forgot of it is told, in time beyond the
+    budget. progress: is told what happens. command: what repeats this, for the page.
 
     Choosing sees only training items. The judged items are the given test part, or each fold's test part in turn; with a budget and 2,500
     items or more, which leave no time to retrain in each fold, a fifth of them (at most 2,000) that is held out once.
@@ -131,14 +134,18 @@ def run(
         course.judge()
         course.control()
         course.look_back(source)
+        course.compare(command)
 
         judged = course.judged
         scores = {name: judged.scores(name) for name in judged.outputs}
-        study = Study(tell.result(course, command), course.verdict, course.model, tell.mistakes(judged), scores)
+        study = Study(tell.result(course, command), course.verdict, course.model, tell.mistakes(judged), scores, course.comparison)
         if path and processes.first():
             config |= {"strategies_tried": course.settings["strategies"]}
             config |= {name: value for name, value in course.settings.items() if name not in config}
             card, predicted = model_card(study.result), tell.predictions(judged)
+            if study.comparison:
+                with folder.writing(path):
+                    study.comparison.write(path)
             folder.write(path, study.result.to_dict(), study.model, card, *predicted, config, study.report)
             if not course.missing:
                 folder.finish(path)

@@ -4,14 +4,14 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from graft import __version__
+from graft import __version__, interrupt, processes
 from graft.auto import AUTO
 from graft.backbones import load_backbone
 from graft.budget import budget_seconds
@@ -136,12 +136,13 @@ class Comparison:
 
     def __str__(self) -> str:
         leaders, names = self.leaders(), [rival.strategy for rival in self.rivals]
+        test = f"{self.metric}, n = {self.n_test}" + (f", Holm over {len(self.pairs)} pairs" if len(self.pairs) > 1 else "")
         if len(leaders) == len(names):
-            return f"No difference shown between {', '.join(names)} ({self.metric}, n = {self.n_test}, Holm over {len(self.pairs)} pairs)"
+            return f"No difference shown between {', '.join(names)} ({test})"
         behind = ", ".join(name for name in names if name not in leaders)
         first = f"{leaders[0]} is better than {behind}"
         tied = f", and ties with {', '.join(leaders[1:])}" if leaders[1:] else ""
-        return f"{first}{tied} ({self.metric}, n = {self.n_test}, Holm over {len(self.pairs)} pairs)"
+        return f"{first}{tied} ({test})"
 
 
 def compare(
@@ -179,47 +180,11 @@ def compare(
         cut = parts(dataset, seed, repeat=True)
     metric, why = choose_metric(dataset.task, dataset.target[cut.train], metric)
     material = Material(dataset, {backbone: loaded}, metric, seed, progress=progress)
-    contest = _Contest(material, backbone, Judged(material, cut), tuple(rates), epochs)
-    for train, _ in cut.folds:
-        if not can_hold_out(material.target[train], material.task, material.blocks_of(train)):
-            raise GraftError(
-                f"compare: {dataset.name} has too few items to hold some out for choosing rates: {len(train)} in a training part, "
-                "expected 10, with two of each class. Add items."
-            )
+    contest = Contest(material, backbone, Judged(material, cut), tuple(rates), epochs)
     contest.notes += [*dataset.notes, f"metric: {why}", f"judged on: {cut.words}"]
-    if seconds is not None:
-        contest.epochs = contest.affordable(named, seconds - (time.perf_counter() - begun), seconds)
-        if contest.epochs < epochs:
-            contest.notes.append(
-                f"epochs: {contest.epochs} instead of {epochs} for every strategy, as the budget of {seconds:.0f} s buys no more"
-            )
-    # Before any strategy is timed: what the first of them would pay for, the others would find.
-    material.features(backbone)
-    contest.warm_up()
-    rivals = []
-    for name, strategy in named.items():
-        if progress:
-            progress(Note(f"comparing: {name}"))
-        rivals.append(contest.rival(name, strategy))
-    rivals.sort(key=lambda rival: -signed(metric, rival.score))
-    return Comparison(
-        data=dataset.name,
-        modality=dataset.modality,
-        task=dataset.task,
-        metric=metric,
-        backbone=backbone,
-        n_train=round(np.mean([len(train) for train, _ in cut.folds])),
-        n_test=contest.judged.score(rivals[0].strategy).n,
-        judged_on=cut.words,
-        rivals=rivals,
-        pairs=_pairs(contest.judged, [rival.strategy for rival in rivals]),
-        rates=list(rates),
-        epochs=contest.epochs,
-        seed=seed,
-        seconds=time.perf_counter() - begun,
-        notes=contest.notes,
-        command=command or f"graft.compare({dataset.name!r}, {backbone!r}, {list(named)!r}, rates={tuple(rates)!r}, seed={seed})",
-    )
+    if obstacle := contest.obstacle(named, seconds, begun):
+        raise GraftError(f"compare: {obstacle}")
+    return contest.compare(named, command, begun)
 
 
 @dataclass
@@ -232,8 +197,8 @@ class _Play:
 
 
 @dataclass
-class _Contest:
-    """Where strategies are compared: the data, the folds, the rates."""
+class Contest:
+    """Where strategies are compared: the data, the folds, the rates. First `obstacle` is asked, then `compare`."""
 
     material: Material
     backbone: str
@@ -253,31 +218,79 @@ class _Contest:
         plan = self.plan(strategy, self.rates[0])
         return plan.tap == "pooled" and not plan.reset and (not plan.phases or not any(plan.phases[0].lr))
 
-    def affordable(self, named: dict[str, Strategy], left: float, budget: float) -> int:
-        """Epochs that a budget buys for all. Raises GraftError where they are too few to compare anything.
+    def obstacle(self, named: Mapping[str, Strategy], budget: float | None, begun: float) -> str:
+        """Why these strategies cannot be compared, "" where they can; epochs are then what the budget buys for all.
 
-        left: seconds of it that are left.
+        budget: seconds since begun, by `time.perf_counter`; None without a limit.
         """
-        material, backbone = self.material, self.material.backbones[self.backbone]
+        material, folds = self.material, self.judged.parts.folds
+        for train, _ in folds:
+            if not can_hold_out(material.target[train], material.task, material.blocks_of(train)):
+                return (
+                    f"{material.dataset.name} has too few items to hold some out for choosing rates: {len(train)} in a training part, "
+                    "expected 10, with two of each class. Add items."
+                )
         trained = {name: strategy for name, strategy in named.items() if self.trains(strategy)}
-        if not trained:
-            return self.epochs
+        if budget is None or not trained:
+            return ""
+        backbone = material.backbones[self.backbone]
         everything = material.items(np.arange(len(material.target)))
-        n_train = max(len(train) for train, _ in self.judged.parts.folds)
+        n_train = max(len(train) for train, _ in folds)
         speed = training_speed(backbone, everything, material.target, material.task)
-        fits = len(self.judged.parts.folds) * (len(self.rates) + 1)
+        fits = len(folds) * (len(self.rates) + 1)
         an_epoch = fits * sum(epoch_seconds(backbone, strategy, n_train, speed) for strategy in trained.values())
         about = f"{backbone.fingerprint()} {hash_of(material.target)} {sorted(named)} {self.rates} {self.epochs} {budget} {material.seed}"
+        left, wanted = budget - (time.perf_counter() - begun), self.epochs
         # A clock decides this once; the same call then does the same again.
-        epochs = int(remembered(f"comparison epochs {about}", lambda: float(min(self.epochs, int(left / an_epoch)))))
-        if epochs < min(_LEAST_EPOCHS, self.epochs):
-            least = math.ceil(budget - left + 1.1 * min(_LEAST_EPOCHS, self.epochs) * an_epoch)
-            raise GraftError(
+        epochs = remembered(f"comparison epochs {about}", lambda: float(min(wanted, int(left / an_epoch))))
+        self.epochs = int(processes.from_first(epochs))
+        if self.epochs < min(_LEAST_EPOCHS, wanted):
+            least = math.ceil(budget - left + 1.1 * min(_LEAST_EPOCHS, wanted) * an_epoch)
+            return (
                 f"budget {budget:g}s: {len(trained)} strategies that train, {fits} plays each, take about {an_epoch:.0f} s an epoch here, "
                 f"expected a budget for {_LEAST_EPOCHS} epochs. The smallest that works is about --budget {least}s; fewer strategies, "
                 "rates or items take less."
             )
-        return epochs
+        if self.epochs < wanted:
+            short = f"epochs: {self.epochs} instead of {wanted} for every strategy, as the budget of {budget:.0f} s buys no more"
+            self.notes.append(short)
+        return ""
+
+    def compare(self, named: Mapping[str, Strategy], command: str, begun: float) -> Comparison:
+        """Every strategy searched, fitted and judged. begun: by `time.perf_counter`. command: what repeats it, for the page.
+
+        Raises interrupt.Interrupted after a Ctrl-C that is listened to.
+        """
+        material, dataset = self.material, self.material.dataset
+        # Before any strategy is timed: what the first of them would pay for, the others would find.
+        material.features(self.backbone)
+        self.warm_up()
+        rivals = []
+        for name, strategy in named.items():
+            if material.progress:
+                material.progress(Note(f"comparing: {name}"))
+            rivals.append(self.rival(name, strategy))
+        rivals.sort(key=lambda rival: -signed(material.metric, rival.score))
+        cut, rates = self.judged.parts, self.rates
+        call = f"graft.compare({dataset.name!r}, {self.backbone!r}, {list(named)!r}, rates={rates!r}, seed={material.seed})"
+        return Comparison(
+            data=dataset.name,
+            modality=dataset.modality,
+            task=material.task,
+            metric=material.metric,
+            backbone=self.backbone,
+            n_train=round(np.mean([len(train) for train, _ in cut.folds])),
+            n_test=self.judged.score(rivals[0].strategy).n,
+            judged_on=cut.words,
+            rivals=rivals,
+            pairs=_pairs(self.judged, [rival.strategy for rival in rivals]),
+            rates=list(rates),
+            epochs=self.epochs,
+            seed=material.seed,
+            seconds=time.perf_counter() - begun,
+            notes=self.notes,
+            command=command or call,
+        )
 
     def warm_up(self) -> None:
         """Train a few items for nothing: libraries load what they need, and the choice of precision is made."""
@@ -358,7 +371,8 @@ class _Contest:
     ) -> tuple[Transfer, float]:
         """(the strategy fitted on these items, seconds). validation: items for early stopping."""
         material, begun = self.material, time.perf_counter()
-        model = Transfer(material.backbones[self.backbone], strategy, epochs=self.epochs, lr=rate, random_state=material.seed)
+        backbone = material.backbones[self.backbone]
+        model = Transfer(backbone, strategy, epochs=self.epochs, lr=rate, recipe=material.recipe, random_state=material.seed)
         model.fit_encoded(
             material.items(index),
             material.target[index],
@@ -370,6 +384,8 @@ class _Contest:
             states=states,
             progress=material.progress,
         )
+        if interrupt.asked():
+            raise interrupt.Interrupted
         return model, time.perf_counter() - begun
 
     def frozen(self, index: np.ndarray, judged: np.ndarray) -> float:

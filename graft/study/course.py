@@ -1,5 +1,6 @@
-"""The course of a study, step by step: plan the time, rank, afford, choose, judge, control, look back. Writes no result."""
+"""The course of a study, step by step: plan the time, rank, afford, choose, judge, control, look back, compare. Writes no result."""
 
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,6 +12,8 @@ from graft.data import Dataset
 from graft.recipes import settings_of
 from graft.records import Recipe, Verdict
 from graft.runs import Log
+from graft.strategies import STRATEGIES
+from graft.study.comparison import RATES, Comparison, Contest
 from graft.study.controls import SCRATCH, Classical, Scratch
 from graft.study.curve import label_curve
 from graft.study.judge import TRANSFER, Judged, Parts, judge_classical, judge_scratch, judge_transfer, parts
@@ -18,7 +21,7 @@ from graft.study.keep import forgetting
 from graft.study.material import Candidate, Choice, Material
 from graft.study.start import gain
 from graft.study.times import Clock, affordable
-from graft.transfer import Transfer
+from graft.transfer import EPOCHS, Transfer
 
 
 @dataclass
@@ -55,9 +58,11 @@ class Course:
     controls: dict[str, dict[str, Any]] = field(init=False)
     curve: dict[str, Any] = field(init=False)
     verdict: Verdict = field(init=False)
-    # and by look_back.
+    # by look_back,
     kept: dict[str, Any] = field(init=False)
     pretraining: dict[str, Any] = field(init=False)
+    # and by compare.
+    comparison: Comparison | None = None
 
     @property
     def material(self) -> Material:
@@ -90,7 +95,7 @@ class Course:
         n_train, n_fits = round(np.mean([len(train) for train, _ in folds])), len(folds) + (not self.cut.one_test)
         self.clock = Clock(material, self.budget, self.begun, n_train, n_fits, settings, self.earlier)
         self.clock.refuse_too_little()
-        self.log.say(self.clock.words())
+        self.log.say(self.clock.words(plays=len(RATES) + 1))
 
     def rank(self) -> None:
         """Backbones by their frozen features."""
@@ -188,3 +193,21 @@ class Course:
         score = self.judged.score(name)
         folds = len(self.judged.outputs[name])
         return {"score": score.value, "interval": score.interval, "seconds": seconds, "folds": folds, "note": note}
+
+    def compare(self, command: str) -> None:
+        """Strategies that were named, beside each other at their best rates, on the folds that were judged: told, nothing is chosen by it.
+
+        command: what repeats the run. What keeps from comparing is noted.
+        """
+        named = {name: STRATEGIES[name] for name in self.strategies if name != AUTO}
+        if len(named) < 2:
+            return
+        contest = Contest(self.material, self.chosen.backbone, Judged(self.material, self.cut), RATES, EPOCHS)
+        if obstacle := contest.obstacle(named, self.budget, self.begun - self.earlier):
+            self.notes.append(f"strategies were not set beside each other: {obstacle}")
+            return
+        try:
+            self.comparison = contest.compare(named, command, time.perf_counter())
+            self.log.note(f"strategies beside each other: {self.comparison}")
+        except interrupt.Interrupted:
+            self.missing.append("no strategies beside each other")

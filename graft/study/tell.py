@@ -53,6 +53,7 @@ def result(course: Course, command: str) -> Result:
         plan={"groups": list(material.backbones[course.chosen.backbone].stage_names), **asdict(course.model.plan_)},
         keep=course.kept,
         pretraining=course.pretraining,
+        compared=str(course.comparison or ""),
         command=command or call,
         interrupted=interrupted,
     )

@@ -94,14 +94,26 @@ class Clock:
                 f"--budget {least}s; fewer backbones or items take less."
             )
 
-    def words(self) -> str:
-        """The plan for the time, in a sentence."""
+    def retraining(self, plays: int) -> float:
+        """Seconds that named strategies take besides, at most and about: tried and fitted in each fold, and as long from scratch.
+
+        plays: fits of each in a fold in which two and more are set beside each other.
+        """
+        named = [self.cost(strategy) for strategy in self.settings["strategies"] if strategy != AUTO]
+        # A cost is that of two fits.
+        beside = plays / 2 if len(named) > 1 else 0.0
+        return self.n_fits * sum(named) * (1 + _SCRATCH * _WITH_CURVE + beside)
+
+    def words(self, plays: int) -> str:
+        """The plan for the time, in a sentence. plays: see `retraining`."""
         material = self.material
         reading = ", ".join(
             f"{name} at {material.speeds[name]:.0f} items/s {material.extraction_seconds[name]:.0f} s" for name in material.backbones
         )
         if self.budget is None:
-            return f"estimate: about {self.estimate():.0f} s (extraction: {reading}; heads, controls, label curve and page: the rest)"
+            retraining, rest = self.retraining(plays), "heads, controls, label curve and page: the rest"
+            besides = f", and up to {retraining:.0f} s for the retraining that was named" if retraining else ""
+            return f"estimate: about {self.estimate():.0f} s (extraction: {reading}; {rest}){besides}"
         spare = max(0.0, self.left() - self.estimate())
         beside = self.estimate() - sum(material.extraction_seconds.values())
         return (
