@@ -10,7 +10,7 @@ from collections import defaultdict
 import numpy as np
 from rows import markdown
 
-from graft.adapt.guard import LEAST_APART, LEAST_FAMILIAR, LEAST_SURE, best_of
+from graft.adapt.guard import LEAST_APART, LEAST_FAMILIAR, LEAST_SURE, best_of, strangeness
 from graft.adapt.predict import SOURCE_ONLY, cases_of, fit
 
 # A pair below source-only by more than this counts as hurt.
@@ -73,8 +73,10 @@ def predictors(rows):
 def decided(case, outlooks):
     """Places of the best candidate and of what the guard lets through."""
     best, sure = best_of({place: (one.gain, one.spread) for place, one in enumerate(outlooks)})
-    plausible = not (float(case[0]["familiarity"]) < LEAST_FAMILIAR or float(case[0]["apart"]) < LEAST_APART)
-    return best, best if sure >= LEAST_SURE and plausible else 0
+    first = case[0]
+    implausible = float(first["familiarity"]) < LEAST_FAMILIAR or float(first["apart"]) < LEAST_APART
+    implausible |= strangeness(first, int(first["classes"])).refuses
+    return best, best if sure >= LEAST_SURE and not implausible else 0
 
 
 def choices(rows, signs):

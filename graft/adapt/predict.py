@@ -56,7 +56,8 @@ class Outlook:
         return self.interval != (0.0, 1.0)
 
 
-def _number(row: Row, name: str) -> float:
+def number(row: Row, name: str) -> float:
+    """A column of a row of evidence; nan where it is missing or empty."""
     value = row.get(name)
     return math.nan if value in (None, "") else float(value)  # type: ignore[arg-type]
 
@@ -115,13 +116,13 @@ class _Case:
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "_Case":
-        values = np.array([[_number(row, name) for name in SIGNS] for row in rows])
-        told = np.array([_number(rows[0], name) for name in LEVELS])
+        values = np.array([[number(row, name) for name in SIGNS] for row in rows])
+        told = np.array([number(rows[0], name) for name in LEVELS])
         logits = logit(np.clip(told, _LOW, 1 - _LOW))
         estimates = logits[:_ESTIMATES]
         base = float(np.nanmean(estimates)) if np.isfinite(estimates).any() else 0.0
-        chance = float(logit(np.clip(1 / max(2.0, _number(rows[0], "classes")), _LOW, 1 - _LOW)))
-        true = np.array([_number(row, "accuracy") for row in rows])
+        chance = float(logit(np.clip(1 / max(2.0, number(rows[0], "classes")), _LOW, 1 - _LOW)))
+        true = np.array([number(row, "accuracy") for row in rows])
         heights = logit(np.clip(true, _LOW, 1 - _LOW))
         return cls(
             str(rows[0].get("collection", "")),
