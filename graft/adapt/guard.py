@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import norm
 
 from graft.adapt.candidates import Made
+from graft.adapt.mix import class_mix
 from graft.adapt.predict import Outlook, number
 from graft.adapt.sides import Sides
 from graft.errors import GraftError
@@ -49,11 +50,15 @@ class Known:
 
 @dataclass(frozen=True)
 class Decision:
-    """place: of the chosen candidate. reasons: as `records.Adaptation` has them. checked: what the given labels say, {} without."""
+    """place: of the chosen candidate. reasons: as `records.Adaptation` has them. checked: what the given labels say, {} without.
+
+    outlooks: of all candidates, as they were told or, where another mix of classes explains everything, as that has it; [] of a regression.
+    """
 
     place: int
     reasons: list[dict[str, Any]]
     checked: dict[str, Any]
+    outlooks: Sequence[Outlook | None] = ()
 
 
 def decide(
@@ -68,7 +73,12 @@ def decide(
     """The candidate with the best outlook, or source-only (the first) where no gain is sure enough.
 
     known: labels that correct the outlooks: each gain is the mean of the predicted and the measured one, weighed by their variances.
+    Where another mix of classes explains how far the domains lie apart, only what moves the bias is let through: see `mix.class_mix`.
     """
+    alike, apart, mix = familiarity(sides), everyone[0].told_apart, class_mix(sides, everyone)
+    mixed = may_be_mix(alike, apart) and mix.suffices(apart)
+    if mixed:
+        outlooks = mix.revised(outlooks)
     gains = {place: (one.gain, one.spread) for place, one in enumerate(outlooks) if one is not None}
     measured: dict[int, Difference] = {}
     if known is not None:
@@ -77,10 +87,11 @@ def decide(
             gains[place] = _together(gain, spread, measured[place])
     best, sure = best_of(gains)
     shown = best in measured and measured[best].interval[0] > 0
-    alike, apart = familiarity(sides), everyone[0].told_apart
+    if mixed and not shown:
+        best, sure = best_of({place: gains[place] for place in (0, *mix.gains)})
     strange = strangeness(told[0], sides.n_classes)
     # What labels show needs no leave of the features.
-    plausible = shown or not (alike < LEAST_FAMILIAR or apart < LEAST_APART or strange.refuses)
+    plausible = shown or mixed or not (alike < LEAST_FAMILIAR or apart < LEAST_APART or strange.refuses)
     chosen = best if (sure >= LEAST_SURE and plausible) or not guard else 0
     reasons = _reasons(everyone, outlooks, told, best, sure, measured.get(best), guard)
     reasons = strange.reasons + reasons
@@ -95,7 +106,16 @@ def decide(
         words = f"the target varies along the source's main axes {alike:.2f} times as much as new items of the source, beyond chance"
         words += f"; below {LEAST_FAMILIAR:g} it is of another kind, and what looks better may be noise" * foreign
         reasons.insert(0 if foreign else 1, _reason("familiarity", alike, words, "against" if foreign else "neither"))
-    return Decision(chosen, reasons, {} if known is None else _checked(sides, everyone, chosen, known, measured, "accuracy"))
+    if mixed:
+        words = f"another mix of the same classes makes a proxy A-distance of {mix.explained:.2f}, and {apart:.2f} was measured: "
+        reasons.insert(0, _reason("class mix", mix.explained, words + "nothing else need have moved, and a moved bias mends it", "for"))
+    checked = {} if known is None else _checked(sides, everyone, chosen, known, measured, "accuracy")
+    return Decision(chosen, reasons, checked, outlooks)
+
+
+def may_be_mix(alike: float, apart: float) -> bool:
+    """Whether features leave room for nothing but another mix of classes: `familiarity`, and the proxy A-distance."""
+    return apart < LEAST_APART and not alike < LEAST_FAMILIAR
 
 
 def familiarity(sides: Sides) -> float:
