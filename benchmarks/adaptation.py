@@ -22,6 +22,7 @@ from rows import ROOT, append, commit, machine
 
 from graft.adapt.candidates import averaged, judged, made, methods_for
 from graft.adapt.guard import familiarity
+from graft.adapt.mix import class_mix
 from graft.adapt.predict import EVIDENCE, SIGNS, SOURCE_ONLY
 from graft.adapt.sides import Source, both
 from graft.evaluate import measure
@@ -32,9 +33,11 @@ from graft.validators import ESTIMATES, VALIDATORS, evidence
 ROWS = Path(__file__).with_name("adaptation.csv")
 ABOUT = (
     "collection", "pair", "sabotage", "seed", "method", "settings", "n_source", "n_target", "classes", "seconds", "judging_seconds",
-    "fell_out", "familiarity", "apart", "accuracy",
+    "fell_out", "familiarity", "apart", "explained", "mix_gain", "mix_spread", "accuracy",
 )  # fmt: skip
 COLUMNS = (*ABOUT, *VALIDATORS, *ESTIMATES)
+# What no prediction learns from.
+_UNTAUGHT = ("seconds", "judging_seconds", "fell_out", "explained", "mix_gain", "mix_spread")
 SABOTAGE = ("noise", "unrelated", "one class", "shuffled 20", "shuffled 40", "shuffled 60", "shuffled 80")
 
 
@@ -76,8 +79,9 @@ def measured(pair, kind, seed, grids):
     candidates = [made(sides, name, settings) for name in names for settings in (SHIFTS[name].grid if grids else SHIFTS[name].grid[:1])]
     candidates.sort(key=lambda one: one.method != SOURCE_ONLY)
     candidates.append(averaged(sides, candidates))
-    alike, apart = familiarity(sides), candidates[0].told_apart
-    for one in candidates:
+    alike, apart, mix = familiarity(sides), candidates[0].told_apart, class_mix(sides, candidates)
+    for place, one in enumerate(candidates):
+        gain, spread = (f"{value:.4f}" for value in mix.gains[place]) if place in mix.gains else ("", "")
         about = {
             "collection": pair.collection,
             "pair": pair.name,
@@ -92,6 +96,9 @@ def measured(pair, kind, seed, grids):
             "fell_out": one.fell_out,
             "familiarity": f"{alike:.3f}",
             "apart": f"{apart:.3f}",
+            "explained": f"{mix.explained:.3f}",
+            "mix_gain": gain,
+            "mix_spread": spread,
         }
         begun = time.perf_counter()
         said = {} if one.fell_out else evidence(judged(sides, one, candidates))
@@ -133,7 +140,7 @@ def read(path):
 
 def write_evidence(rows):
     """What the choice learns from, without times and machines."""
-    columns = [name for name in COLUMNS if name not in ("seconds", "judging_seconds", "fell_out")]
+    columns = [name for name in COLUMNS if name not in _UNTAUGHT]
     with open(EVIDENCE, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

@@ -10,8 +10,9 @@ from collections import defaultdict
 import numpy as np
 from rows import markdown
 
-from graft.adapt.guard import LEAST_APART, LEAST_FAMILIAR, LEAST_SURE, best_of
-from graft.adapt.predict import SOURCE_ONLY, cases_of, fit
+from graft.adapt.guard import LEAST_APART, LEAST_FAMILIAR, LEAST_SURE, best_of, may_be_mix, strangeness
+from graft.adapt.mix import Mix
+from graft.adapt.predict import SOURCE_ONLY, cases_of, fit, number
 
 # A pair below source-only by more than this counts as hurt.
 HURT = 0.005
@@ -70,11 +71,21 @@ def predictors(rows):
     return {name: fit([row for row in sound if row["collection"] != name]) for name in {row["collection"] for row in rows}}
 
 
-def decided(case, outlooks):
-    """Places of the best candidate and of what the guard lets through."""
-    best, sure = best_of({place: (one.gain, one.spread) for place, one in enumerate(outlooks)})
-    plausible = not (float(case[0]["familiarity"]) < LEAST_FAMILIAR or float(case[0]["apart"]) < LEAST_APART)
-    return best, best if sure >= LEAST_SURE and plausible else 0
+def decided(case, predictor):
+    """Outlooks, and places of the best candidate and of what the guard lets through."""
+    first, outlooks = case[0], predictor.predict(case)
+    alike, apart = number(first, "familiarity"), number(first, "apart")
+    gains = {place: (number(row, "mix_gain"), number(row, "mix_spread")) for place, row in enumerate(case)}
+    gains = {place: gain for place, gain in gains.items() if np.isfinite(gain).all()}
+    mix = Mix(number(first, "explained"), gains)
+    if may_be_mix(alike, apart) and mix.suffices(apart):
+        outlooks = mix.revised(outlooks)
+        tried, plausible = (0, *gains), True
+    else:
+        tried = range(len(case))
+        plausible = not (alike < LEAST_FAMILIAR or apart < LEAST_APART or strangeness(first, int(first["classes"])).refuses)
+    best, sure = best_of({place: (outlooks[place].gain, outlooks[place].spread) for place in tried})
+    return outlooks, best, best if sure >= LEAST_SURE and plausible else 0
 
 
 def choices(rows, signs):
@@ -87,8 +98,7 @@ def choices(rows, signs):
         for sign in signs:
             told = [float(row[sign]) if row[sign] not in _UNTOLD else -np.inf for row in case]
             found[sign].append(accuracy[int(np.argmax(told))])
-        outlooks = fitted[collection].predict(case)
-        best, chosen = decided(case, outlooks)
+        _, best, chosen = decided(case, fitted[collection])
         found["graft, no guard"].append(accuracy[best])
         found["graft"].append(accuracy[chosen])
     oracle, base = np.array(found["oracle"]), np.array(found["source-only"])
@@ -106,8 +116,7 @@ def collections(rows):
     fitted, found = predictors(rows), defaultdict(list)
     for collection, pair, _, _, case in cases(rows):
         accuracy = accuracies(case)
-        outlooks = fitted[collection].predict(case)
-        _, chosen = decided(case, outlooks)
+        outlooks, _, chosen = decided(case, fitted[collection])
         low, high = outlooks[chosen].interval
         row = (
             accuracy[0],
@@ -148,8 +157,7 @@ def guard(rows):
     fitted = predictors(rows)
     found = defaultdict(list)
     for collection, _, _, kind, case in cases(rows, sabotage=True):
-        outlooks = fitted[collection].predict(case)
-        _, chosen = decided(case, outlooks)
+        _, _, chosen = decided(case, fitted[collection])
         known = case[0]["accuracy"] not in _UNTOLD
         gain = float(case[chosen]["accuracy"]) - float(case[0]["accuracy"]) if known else np.nan
         found[kind].append((chosen == 0, gain))

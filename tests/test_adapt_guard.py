@@ -128,6 +128,48 @@ def test_no_promise_moves_the_guard_where_the_target_is_noise_or_hardly_apart():
     assert decide(*away(3.0), promising, NOTHING, None).place == 1
 
 
+def test_strangeness_is_a_share_of_a_single_class_and_of_what_is_known_beyond_chance():
+    """Truth: of four even classes a single one has the divergence log 4; of 0.85 right, 0.25 by chance, 0.4 leave a quarter."""
+    told = {"class_balance": -np.log(4) / 2, "reverse": 0.4, "source_risk": 0.85}
+    found = guard.strangeness(told, 4)
+    assert found.uneven == pytest.approx(0.5) and found.returned == pytest.approx(0.25) and found.refuses
+    assert not guard.strangeness({"class_balance": "-0.4", "reverse": "0.5", "source_risk": "0.85"}, 4).refuses
+    # Where the source itself is no better than chance nothing can be lost, and what was not told refuses nothing.
+    assert np.isnan(guard.strangeness(told | {"source_risk": 0.25}, 4).returned)
+    assert not guard.strangeness({}, 4).refuses and guard.strangeness({}, 4).reasons == []
+
+
+def test_no_promise_moves_the_guard_where_the_target_may_hold_other_classes():
+    promising, (made_sides, candidates) = [NONE, outlook(0.3, 0.05)], away(3.0)
+    familiar = {"class_balance": -0.2 * np.log(2), "reverse": 0.66, "source_risk": 0.9}
+    assert decide(made_sides, candidates, promising, [familiar, {}], None).place == 1
+    for changed, weightiest, words in (
+        ({"class_balance": -0.31 * np.log(2)}, "class shares", "by 0.31 of what a single class would; above 0.3"),
+        ({"reverse": 0.612}, "classes learned back", "0.28 of the source's accuracy beyond chance is left; below 0.3"),
+        ({"reverse": 0.3}, "classes learned back", "0.00 of the source's accuracy beyond chance is left"),
+    ):
+        told = [familiar | changed, {}]
+        decision = decide(made_sides, candidates, promising, told, None)
+        assert decision.place == 0 and words in decision.reasons[0]["words"]
+        assert (decision.reasons[0]["evidence"], decision.reasons[0]["speaks"]) == (weightiest, "against")
+        assert decide(made_sides, candidates, promising, told, None, guard=False).place == 1
+        truth = np.arange(150) % 2
+        answers = [answering(candidates[0], 0.5, truth, 1), answering(candidates[1], 1.0, truth, 2)]
+        assert decide(made_sides, answers, promising, told, Known(np.arange(100), truth[:100])).place == 1
+
+
+def test_a_target_of_one_class_among_many_keeps_source_only():
+    """The whole way: five groups in the source, one of them, moved, in the target; aligned to the source it would be spread over all."""
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 5
+    middles = 3 * rng.normal(size=(5, 8))
+    X = (middles[y] + rng.normal(size=(300, 8))).astype(np.float32)
+    target = (middles[2] + 1.5 + rng.normal(size=(100, 8))).astype(np.float32)
+    model = Adapt("rows").fit(X, y, target)
+    reasons = {one["evidence"]: one["speaks"] for one in model.reasons_}
+    assert not model.adapted_ and reasons["class shares"] == reasons["classes learned back"] == "against"
+
+
 def test_what_labels_show_needs_no_leave_of_the_features():
     made_sides, (base, other) = away(0.0)
     truth = np.arange(150) % 2

@@ -34,10 +34,12 @@ def test_a_prediction_is_the_mean_estimate_in_logits_corrected_and_the_candidate
     rows = [row("source_only", "", agreement=0.5, **told), row("coral", "", agreement=0.54, **told)]
     first, second = by_hand(level=0.1, agreement=0.35, scale=0.02).predict(rows)
     base = (logit(0.6) + logit(0.8)) / 2 + 0.1
+    # Two estimates lie half of their distance from their mean.
+    doubt = 1 + (logit(0.8) - logit(0.6)) / 2
     assert first.score == pytest.approx(expit(base)) and second.score == pytest.approx(expit(base + 0.7))
-    assert first.interval == pytest.approx((expit(base - 0.5), expit(base + 0.5)))
+    assert first.interval == pytest.approx((expit(base - 0.5 * doubt), expit(base + 0.5 * doubt)))
     # What is chosen for its looks is missed by more.
-    assert second.interval == pytest.approx((expit(base + 0.7 - 0.6), expit(base + 0.7 + 0.6)))
+    assert second.interval == pytest.approx((expit(base + 0.7 - 0.6 * doubt), expit(base + 0.7 + 0.6 * doubt)))
     assert (first.gain, first.spread, first.gain_interval) == (0.0, 0.0, (0.0, 0.0))
     gain = expit(base + 0.7) - expit(base)
     assert second.gain == pytest.approx(gain) and second.spread == 0.05
@@ -121,6 +123,23 @@ def test_intervals_hold_the_truth_of_new_collections_as_often_as_they_say():
     assert 0.84 <= held / cases <= 0.96
 
 
+def test_an_interval_is_wider_where_estimates_disagree():
+    """Truth: misses that grow with the distance of two estimates from their mean; per unit of doubt all are 0.4 logits."""
+    rows = []
+    for place in range(20):
+        apart, about = 0.1 * place, {"collection": f"c{place}", "pair": str(place)}
+        about |= {"atc": float(expit(apart)), "doc": float(expit(-apart))}
+        true = float(expit((-1) ** place * 0.4 * (1 + apart)))
+        rows += [row("source_only", true, **about), row("coral", true, **about)]
+    model = fit(rows)
+    assert model.missed[0] == pytest.approx(0.4, abs=0.1)
+    halves = []
+    for apart in (0.0, 1.0):
+        low, high = model.predict([row("source_only", "", atc=float(expit(apart)), doc=float(expit(-apart)))])[0].interval
+        halves.append((logit(high) - logit(low)) / 2)
+    assert halves == pytest.approx([model.missed[0], 2 * model.missed[0]])
+
+
 def test_the_spread_of_a_gain_is_what_chosen_gains_miss_by():
     model = fit(evidence())
     missed, gained = [], []
@@ -156,11 +175,11 @@ def test_of_too_few_collections_nothing_is_predicted(collections):
 def test_a_collection_counts_once_in_the_interval_however_many_its_cases():
     """Truth: ten collections of one case that miss by 1, 2, ... 10, and one of 50 cases that miss by 2.5.
 
-    Of 11 collections 9 is the tenth, and 10 of 11 are the first to be 90 %. Of 60 cases the 54th is 4.
+    Of 11 collections 10 of 11 are not yet 95 %, and the last is 10. Of 60 cases the 57th is 7.
     """
     gaps = np.array([-1.0, 2, -3, 4, 5, 6, 7, 8, 9, 10] + [2.5] * 50)
-    assert predict._quantile(gaps, np.array([1.0] * 10 + [1 / 50] * 50)) == 9.0
-    assert predict._quantile(gaps, np.ones(60)) == 4.0
+    assert predict._quantile(gaps, np.array([1.0] * 10 + [1 / 50] * 50)) == 10.0
+    assert predict._quantile(gaps, np.ones(60)) == 7.0
 
 
 def test_columns_that_are_missing_are_left_out_and_not_taken_for_zero():

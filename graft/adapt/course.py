@@ -106,7 +106,8 @@ def adapt(sides: Sides, asked: Asked, predictor: Predictor, known: Known | None 
     for place, outlook in zip(sound, predicted, strict=True):
         outlooks[place] = outlook
     decision = decide(sides, everyone, outlooks, told, known, guard=asked.guard)
-    return Outcome(sides, everyone, outlooks, told, decision, shipped(sides, everyone[decision.place]), known, missing, notes)
+    model = shipped(sides, everyone[decision.place])
+    return Outcome(sides, everyone, list(decision.outlooks), told, decision, model, known, missing, notes)
 
 
 def candidates(sides: Sides, asked: Asked, progress: Progress = None) -> tuple[list[Made], str, list[str]]:

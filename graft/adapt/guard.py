@@ -9,7 +9,8 @@ import numpy as np
 from scipy.stats import norm
 
 from graft.adapt.candidates import Made
-from graft.adapt.predict import Outlook
+from graft.adapt.mix import class_mix
+from graft.adapt.predict import Outlook, number
 from graft.adapt.sides import Sides
 from graft.errors import GraftError
 from graft.evaluate import difference_on_items, interval_over_items
@@ -26,6 +27,10 @@ _MAIN, _LEAST_OWN = 0.9, 0.01
 _ITEMS_A_FEATURE = 10
 # Proxy A-distance: with less, features do not show a shift that could be undone, and recorded methods lost more than they won.
 LEAST_APART = 1.0
+# Of the divergence that predictions of a single class have from even shares: above it the target holds few of the classes, or others.
+MOST_UNEVEN = 0.3
+# Of the source's accuracy beyond chance: with less, a class's name means something else on the other side.
+LEAST_RETURNED = 0.3
 _DRAWS = 1000
 # Of a regression, one a candidate: what more are there say the same of other settings.
 _REASONS = 8
@@ -45,11 +50,15 @@ class Known:
 
 @dataclass(frozen=True)
 class Decision:
-    """place: of the chosen candidate. reasons: as `records.Adaptation` has them. checked: what the given labels say, {} without."""
+    """place: of the chosen candidate. reasons: as `records.Adaptation` has them. checked: what the given labels say, {} without.
+
+    outlooks: of all candidates, as they were told or, where another mix of classes explains everything, as that has it; [] of a regression.
+    """
 
     place: int
     reasons: list[dict[str, Any]]
     checked: dict[str, Any]
+    outlooks: Sequence[Outlook | None] = ()
 
 
 def decide(
@@ -64,7 +73,12 @@ def decide(
     """The candidate with the best outlook, or source-only (the first) where no gain is sure enough.
 
     known: labels that correct the outlooks: each gain is the mean of the predicted and the measured one, weighed by their variances.
+    Where another mix of classes explains how far the domains lie apart, only what moves the bias is let through: see `mix.class_mix`.
     """
+    alike, apart, mix = familiarity(sides), everyone[0].told_apart, class_mix(sides, everyone)
+    mixed = may_be_mix(alike, apart) and mix.suffices(apart)
+    if mixed:
+        outlooks = mix.revised(outlooks)
     gains = {place: (one.gain, one.spread) for place, one in enumerate(outlooks) if one is not None}
     measured: dict[int, Difference] = {}
     if known is not None:
@@ -73,11 +87,14 @@ def decide(
             gains[place] = _together(gain, spread, measured[place])
     best, sure = best_of(gains)
     shown = best in measured and measured[best].interval[0] > 0
-    alike, apart = familiarity(sides), everyone[0].told_apart
+    if mixed and not shown:
+        best, sure = best_of({place: gains[place] for place in (0, *mix.gains)})
+    strange = strangeness(told[0], sides.n_classes)
     # What labels show needs no leave of the features.
-    plausible = shown or not (alike < LEAST_FAMILIAR or apart < LEAST_APART)
+    plausible = shown or mixed or not (alike < LEAST_FAMILIAR or apart < LEAST_APART or strange.refuses)
     chosen = best if (sure >= LEAST_SURE and plausible) or not guard else 0
     reasons = _reasons(everyone, outlooks, told, best, sure, measured.get(best), guard)
+    reasons = strange.reasons + reasons
     if math.isfinite(apart):
         after = everyone[best].told_apart
         speaks = "against" if apart < LEAST_APART or after > apart + 0.05 else "for" if after < apart - 0.05 else "neither"
@@ -85,11 +102,20 @@ def decide(
         words += f"; below {LEAST_APART:g} before there is hardly a shift of features to undo" * (apart < LEAST_APART)
         reasons.insert(0 if apart < LEAST_APART else len(reasons), _reason("distance", apart, words, speaks))
     if math.isfinite(alike):
-        strange = alike < LEAST_FAMILIAR
+        foreign = alike < LEAST_FAMILIAR
         words = f"the target varies along the source's main axes {alike:.2f} times as much as new items of the source, beyond chance"
-        words += f"; below {LEAST_FAMILIAR:g} it is of another kind, and what looks better may be noise" * strange
-        reasons.insert(0 if strange else 1, _reason("familiarity", alike, words, "against" if strange else "neither"))
-    return Decision(chosen, reasons, {} if known is None else _checked(sides, everyone, chosen, known, measured, "accuracy"))
+        words += f"; below {LEAST_FAMILIAR:g} it is of another kind, and what looks better may be noise" * foreign
+        reasons.insert(0 if foreign else 1, _reason("familiarity", alike, words, "against" if foreign else "neither"))
+    if mixed:
+        words = f"another mix of the same classes makes a proxy A-distance of {mix.explained:.2f}, and {apart:.2f} was measured: "
+        reasons.insert(0, _reason("class mix", mix.explained, words + "nothing else need have moved, and a moved bias mends it", "for"))
+    checked = {} if known is None else _checked(sides, everyone, chosen, known, measured, "accuracy")
+    return Decision(chosen, reasons, checked, outlooks)
+
+
+def may_be_mix(alike: float, apart: float) -> bool:
+    """Whether features leave room for nothing but another mix of classes: `familiarity`, and the proxy A-distance."""
+    return apart < LEAST_APART and not alike < LEAST_FAMILIAR
 
 
 def familiarity(sides: Sides) -> float:
@@ -117,6 +143,49 @@ def familiarity(sides: Sides) -> float:
     if own > _LEAST_OWN:
         return beyond(sides.target_rows.astype(float)) / own
     return 0.0 if len(rows) < _ITEMS_A_FEATURE * rows.shape[1] else math.nan
+
+
+@dataclass(frozen=True)
+class Strangeness:
+    """Whether the target's classes are those of the source, as source-only's predictions show. Either is nan where it is not known.
+
+    uneven: how far the predicted shares of the classes lie from the source's, as a share of log c, the divergence of a single class from
+    even ones; 0 or more. returned: what is left, of the source's held-out accuracy beyond 1 / c, to a classifier that learned the target
+    with the predicted classes; 1 where nothing is lost, 0 where it guesses.
+    """
+
+    uneven: float
+    returned: float
+
+    @property
+    def refuses(self) -> bool:
+        """Whether no method may take source-only's place.
+
+        A target of one class, or of classes that the source does not have, is taken for a shift of features by whatever aligns the two
+        sides: it spreads the items over all classes, and looks the better for it.
+        """
+        return self.uneven > MOST_UNEVEN or self.returned < LEAST_RETURNED
+
+    @property
+    def reasons(self) -> list[dict[str, Any]]:
+        """Against, in words; [] where the classes look like the source's."""
+        found = []
+        if self.uneven > MOST_UNEVEN:
+            words = f"the shares of the predicted classes diverge from the source's by {self.uneven:.2f} of what a single class would"
+            words += f"; above {MOST_UNEVEN:g} the target may hold few of the classes, or others, and should not be spread over all"
+            found.append(_reason("class shares", self.uneven, words, "against"))
+        if self.returned < LEAST_RETURNED:
+            words = f"learned back from the predicted classes, {max(0.0, self.returned):.2f} of the source's accuracy beyond chance"
+            words += f" is left; below {LEAST_RETURNED:g} the target may hold other classes"
+            found.append(_reason("classes learned back", self.returned, words, "against"))
+        return found
+
+
+def strangeness(told: Mapping[str, Any], n_classes: int) -> Strangeness:
+    """Of what validators told of source-only: class_balance, reverse and source_risk, any of which may be missing."""
+    balance, back, risk = (number(told, name) for name in ("class_balance", "reverse", "source_risk"))
+    beyond = risk - 1 / n_classes
+    return Strangeness(-balance / math.log(n_classes), (back - 1 / n_classes) / beyond if beyond > 0 else math.nan)
 
 
 def best_of(gains: Mapping[int, tuple[float, float]]) -> tuple[int, float]:
