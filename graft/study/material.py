@@ -181,7 +181,7 @@ class Material:
         backbone in each fold, and on recorded runs what it gains over the head alone is, but for 0.1 to 0.3 points, what LogME gains among
         those that are level: see benchmarks/README.md.
         """
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name in self.backbones:
             features = self.features(name)[index]
             begun = time.perf_counter()
