@@ -178,7 +178,7 @@ def test_run_leaves_choices_that_were_not_made_to_the_study(command, stand_in):
 
 
 RANKED = Ranked(
-    backbone="tiny:text", predicted=0.5, score=0.5, interval=(0.4, 0.6), cross_validated=0.49, n=40, p_best=0.75, group=1,
+    backbone="tiny:text", predicted=0.5, score=0.5, interval=(0.4, 0.6), cross_validated=0.49, n=40, p_best=0.75, group=1, loss=0.0,
     scores={"logme": -0.5}, extract_seconds=1.0, train_seconds=30.0, serve_ms=1.5, seconds=1.25, parameters=18_496, licence="",
 )  # fmt: skip
 DROPPED = replace(RANKED, backbone="tiny:text-1", group=None, p_best=0.25)

@@ -14,7 +14,7 @@ from graft.heads import HEADS, LinearHead, cross_validate, fit_head
 from graft.heads.choose import View, along, inner_folds, temperature_of
 from graft.heads.kinds import lda, logistic, ridge
 from graft.records import TASKS
-from graft.scatter import Scatter, principal_axes
+from graft.scatter import Scatter, weighted_axes
 
 PAIRS = [(kind, task) for kind in (*HEADS, "auto") for task in TASKS if kind == "auto" or task in HEADS[kind].tasks]
 
@@ -240,7 +240,7 @@ def weighted_items(n=60, d=8, c=4):
     y[[3, 11]] = c - 1
     weights = np.random.default_rng(1).uniform(0.5, 1.5, n)
     weights /= weights.mean()
-    return principal_axes(ready(features), weights)[2], np.eye(c, dtype=np.float32)[y], weights
+    return weighted_axes(ready(features), weights)[2], np.eye(c, dtype=np.float32)[y], weights
 
 
 def rounding(strength):
@@ -294,11 +294,11 @@ def test_ridge_and_lda_with_items_left_out_equal_fitting_on_the_rest(d, out):
 
 
 @pytest.mark.parametrize("d", [20, 60])
-def test_principal_axes_lose_nothing_that_varies(d):
+def test_weighted_axes_lose_nothing_that_varies(d):
     rng = np.random.default_rng(0)
     features, weights = rng.normal(size=(40, d)).astype(np.float32), rng.uniform(0.5, 1.5, 40)
     features[:, 1] = features[:, 0]
-    centre, axes, turned = principal_axes(features, weights)
+    centre, axes, turned = weighted_axes(features, weights)
     assert axes.shape == (d, min(d - 1, 39))
     assert turned @ axes.T + centre == pytest.approx(features, abs=1e-4)
     covariance = (turned * weights[:, None]).T @ turned / weights.sum()

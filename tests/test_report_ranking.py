@@ -13,7 +13,7 @@ HOSTILE = "<script>alert(1)</script>"
 def row(name, predicted, group=1, **more):
     about = {"backbone": name, "predicted": predicted, "score": predicted, "interval": (predicted - 0.1, predicted + 0.1), "group": group}
     costs = {"extract_seconds": 1.0, "train_seconds": 95.0, "serve_ms": 2.5, "seconds": 3.0, "parameters": 1_500_000, "licence": "mit"}
-    return {**about, **costs, "cross_validated": predicted, "n": 100, "p_best": 0.4, "scores": {"logme": 0.25}, **more}
+    return {**about, **costs, "cross_validated": predicted, "n": 100, "p_best": 0.4, "loss": 0.012, "scores": {"logme": 0.25}, **more}
 
 
 def numbers(**more):
@@ -40,10 +40,16 @@ def words(page):
 def test_the_page_says_what_to_start_from_and_why(tmp_path):
     write_ranking(numbers(), tmp_path / "new" / "rank.html")
     page = words((tmp_path / "new" / "rank.html").read_text())
-    assert "Start from timm:b." in page and "It is the cheapest of 2 that these images cannot tell apart" in page
+    assert "Start from timm:b." in page and "It is one of 2 that these images cannot tell apart" in page
+    assert "It is cheaper than timm:a, the first, and expected to lose 0.012 by that." in page
     assert "group 1, recommended" in page and "dropped on 50 items" in page and "best: 40%" in page
     assert "1 min 35 s" in page and "1.50 M" in page and "unknown" in page and "It rests on the cross-validated accuracy." in page
     assert "Was it right?" not in page
+
+
+def test_a_leader_that_is_recommended_is_not_called_cheaper():
+    page = words(render(numbers(recommended="timm:a")))
+    assert "It is the first of 2 that these images cannot tell apart" in page and "cheaper" not in page
 
 
 def test_a_single_leader_is_ahead_of_the_others():

@@ -149,6 +149,21 @@ def test_choosing_sees_only_the_training_part_of_a_fold(monkeypatch):
         assert not index & set(test.tolist())
 
 
+def test_of_backbones_whose_heads_are_level_the_evidence_decides(monkeypatch):
+    y, rng = np.arange(40) % 2, np.random.default_rng(0)
+    material = Material(load(table(40)), {name: load_backbone(name) for name in ("tiny:text", "tiny:text-1", "tiny:text-2")}, "accuracy", 0)
+    noise = rng.normal(size=(40, 8))
+    clear, dull = noise + 3 * y[:, None] * np.eye(8)[0], noise + y[:, None] * np.eye(8)[0]
+    features = {"tiny:text": dull, "tiny:text-1": clear, "tiny:text-2": np.ones((40, 8))}
+    material.speeds |= {"tiny:text": 9.0, "tiny:text-1": 5.0, "tiny:text-2": 10.0}
+    monkeypatch.setattr(material, "features", features.__getitem__)
+    monkeypatch.setattr(material, "held_out", lambda features, index: np.eye(2)[material.target[index]])
+    # A dead network has no evidence, however fast it is.
+    assert [row["backbone"] for row in material.rank(np.arange(40))] == ["tiny:text-1", "tiny:text", "tiny:text-2"]
+    # Two items, of which no score can say anything: the fastest.
+    assert material.rank(np.arange(2))[0]["backbone"] == "tiny:text-2"
+
+
 def test_strategies_that_were_named_are_all_tried_without_a_budget():
     study = run(table(60, split=True), backbone="tiny:text", strategy=["partial", "feature_extraction"])
     assert {row["strategy"] for row in study.result.candidates} == {"partial", "feature_extraction"}

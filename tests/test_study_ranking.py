@@ -1,7 +1,8 @@
-"""`rank`: predictions with doubt, groups and the cheapest of the leading one, few items for many candidates, the check."""
+"""`rank`: predictions with doubt, groups and what is recommended of the leading one, few items for many candidates, the check."""
 
 import csv
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from graft.heads import fit_head
 from graft.study import checking, ranking
 from graft.study.checking import tau
 from graft.study.material import Material
-from graft.study.ranking import groups, p_best, ranked, rungs
+from graft.study.ranking import expected_loss, groups, p_best, ranked, recommended, rungs
 from graft.transferability.predict import fit, read_evidence
 
 pytestmark = pytest.mark.usefixtures("quick_studies")
@@ -53,10 +54,48 @@ def test_every_candidate_has_a_prediction_with_doubt_and_cost(found):
     assert [row.predicted for row in found.rows] == sorted((row.predicted for row in found.rows), reverse=True)
 
 
-def test_the_recommended_one_is_the_cheapest_of_the_leading_group(found):
-    leading = [row for row in found.rows if row.group == 1]
-    assert found.recommended == min(leading, key=lambda row: (row.serve_ms, row.parameters)).backbone
+def test_the_recommended_one_is_of_the_leading_group_and_loses_little(found):
+    (chosen,) = (row for row in found.rows if row.backbone == found.recommended)
+    assert chosen.group == 1 and chosen.loss <= 0.02 and found.rows[0].loss == 0.0
+    assert all(row.loss > 0 for row in found.rows[1:])
     assert str(found).startswith(f"Start from {found.recommended}")
+
+
+def candidate(name, group, loss, milliseconds, parameters=1):
+    return SimpleNamespace(backbone=name, group=group, loss=loss, serve_ms=milliseconds, parameters=parameters)
+
+
+def test_the_cheapest_that_loses_little_is_recommended():
+    rows = [
+        candidate("leader", 1, 0.0, 9.0),
+        candidate("cheap", 1, 0.015, 2.0),
+        candidate("poor", 1, 0.1, 1.0),
+        candidate("behind", 2, 0.01, 1.0),
+    ]
+    assert recommended(rows, 0.02) == "cheap"
+    assert recommended(rows, 0.01) == recommended(rows, 0.0) == "leader"
+    # Of one speed, the smaller.
+    assert recommended([*rows, candidate("small", 1, 0.02, 2.0, 0)], 0.02) == "small"
+
+
+def test_the_expected_loss_is_that_of_a_normal_difference():
+    rng = np.random.default_rng(0)
+    leader = rng.normal(0.8, 0.1, 200_000)
+    draws = np.stack([leader - 0.01 + rng.normal(0, 0.02, 200_000), leader])
+    # E max(z, 0) of z normal with mean 0.01 and deviation 0.02: 0.02 * (density(0.5) + 0.5 * P(0.5)).
+    expected = 0.02 * (np.exp(-0.125) / np.sqrt(2 * np.pi) + 0.5 * 0.691462)
+    assert expected_loss(draws, np.array([0.79, 0.8])) == pytest.approx([expected, 0.0], abs=2e-4)
+
+
+def test_a_cheaper_one_is_named_with_what_it_may_lose(found):
+    first, second = (replace(row, group=1, loss=loss) for row, loss in zip(found.rows, (0.0, 0.012), strict=False))
+    cheaper = replace(found, rows=[first, second], recommended=second.backbone).sentence
+    assert cheaper.endswith(
+        f"cheaper than {first.backbone}, the first of 2 that these items cannot tell apart, and expected to lose 0.012 by that."
+    )
+    kept = replace(found, rows=[first, second], recommended=first.backbone).sentence
+    assert kept.startswith(f"Start from {first.backbone}, the first of 2 that these items cannot tell apart: predicted")
+    assert "lose" not in kept
 
 
 def test_without_evidence_the_prediction_is_the_cross_validated_score():
@@ -73,6 +112,8 @@ def test_a_regression_is_ranked_by_its_own_metric():
     result = graft.rank(frame, ["tiny:text", "tiny:text-1"])
     assert result.metric == "r2" and "recorded runs are of accuracies" in result.basis
     assert all(row.predicted == row.cross_validated and "logme" in row.scores for row in result.rows)
+    # No recorded run says how little of another metric is little.
+    assert result.recommended == result.rows[0].backbone
 
 
 def test_the_numbers_are_left_in_a_folder(found, tmp_path):

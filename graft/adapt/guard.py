@@ -15,7 +15,7 @@ from graft.adapt.sides import Sides
 from graft.errors import GraftError
 from graft.evaluate import difference_on_items, interval_over_items
 from graft.records import Difference
-from graft.scatter import principal_axes
+from graft.scatter import weighted_axes
 from graft.validators import density_ratio
 
 # How sure a gain must be. Chosen on recorded runs: see benchmarks/README.md.
@@ -129,10 +129,10 @@ def familiarity(sides: Sides) -> float:
     if not len(sides.held_rows):
         return math.nan
     rows = sides.learned_rows.astype(float)
-    _, axes, turned = principal_axes(rows, np.ones(len(rows)))
-    variances = np.square(turned).sum(axis=0)[::-1]
+    _, axes, turned = weighted_axes(rows, np.ones(len(rows)))
+    variances = np.square(turned).sum(axis=0)
     held = np.cumsum(variances) / max(float(variances.sum()), np.finfo(float).tiny)
-    main = axes.T[::-1][: int(np.searchsorted(held, _MAIN)) + 1]
+    main = axes.T[: int(np.searchsorted(held, _MAIN)) + 1]
     chance = len(main) / rows.shape[1]
 
     def beyond(some: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from graft.evaluate import Metric, measure, signed
 from graft.heads.kinds import Path, goal, is_closed, ridge
 from graft.heads.linear import LINKS, apply_link
 from graft.records import Task
-from graft.scatter import Scatter, principal_axes
+from graft.scatter import Scatter, weighted_axes
 
 # A class that the training items lack gets this logit beside others that average zero: a probability below 1e-13.
 NEVER_SEEN = -30.0
@@ -63,7 +63,7 @@ class View:
         typical = float(np.sqrt((deviation**2).mean())) or 1.0
         # A feature that hardly varies is not blown up to the size of the others: what it shows then is noise.
         self.scale = np.maximum(deviation, 0.01 * typical) if standardise else np.full_like(deviation, typical)
-        _, self.axes, self.features = principal_axes((features - self.mean) / self.scale, weights)
+        _, self.axes, self.features = weighted_axes((features - self.mean) / self.scale, weights)
         self.scatter = Scatter(self.features, aim, weights)
 
 

@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from graft.records import Task
 from graft.registry import Registry
-from graft.scatter import Scatter, principal_axes
+from graft.scatter import Scatter, weighted_axes
 
 Path = Iterator[tuple[float, np.ndarray, np.ndarray]]
 # (scatter, strength, items to leave out) -> weight, bias
@@ -138,7 +138,7 @@ def ridge(
 
 def _walk(solve: Solve, features: np.ndarray, target: np.ndarray, weights: np.ndarray, strengths: Sequence[float]) -> Path:
     """The path of a kind in closed form, for features along any axes."""
-    centre, axes, turned = principal_axes(features, weights)
+    centre, axes, turned = weighted_axes(features, weights)
     scatter = Scatter(turned, target, weights)
     for strength in strengths:
         weight, bias = solve(scatter, strength)

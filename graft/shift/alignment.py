@@ -8,7 +8,7 @@ from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
 from graft.records import Task
-from graft.scatter import principal_axes
+from graft.scatter import weighted_axes
 from graft.shift.base import Adapted, Domains, method
 from graft.shift.checks import bounds, check_sides
 
@@ -221,10 +221,9 @@ def _span(domains: Domains) -> _Pooled:
 
 
 def _first_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `principal_axes` in float64, most variance first."""
+    """As `weighted_axes` in float64."""
     # Small variances are inverted later, and in float32 the axes that hold them are not yet uncorrelated.
-    centre, axes, turned = principal_axes(rows.astype(np.float64), np.ones(len(rows)))
-    return centre, axes[:, ::-1], turned[:, ::-1]
+    return weighted_axes(rows.astype(np.float64), np.ones(len(rows)))
 
 
 def _moments(rows: np.ndarray, shrinkage: float, width: int) -> tuple[np.ndarray, np.ndarray]:

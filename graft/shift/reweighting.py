@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from graft import budget
 from graft.errors import GraftError
-from graft.scatter import principal_axes
+from graft.scatter import weighted_axes
 from graft.shift.base import Adapted, Domains, method, unmoved
 
 # Axes that are kept: among all 1,280 of an image network's features distances between items hardly differ.
@@ -212,7 +212,7 @@ def _along_axes(source: np.ndarray, target: np.ndarray, seed: int) -> tuple[np.n
     both = np.concatenate([source, target]).astype(np.float32)
     if not np.ptp(both, axis=0).any():
         raise GraftError(f"all {n} source and {m} target items have the same features, expected features that vary. Is the backbone dead?")
-    turned = principal_axes(both, np.repeat([0.5 / n, 0.5 / m], [n, m]))[2][:, -_AXES:].astype(float)
+    turned = weighted_axes(both, np.repeat([0.5 / n, 0.5 / m], [n, m]))[2][:, :_AXES].astype(float)
     rng = np.random.default_rng(seed)
     some = turned if n + m <= _MEASURED else turned[rng.choice(n + m, _MEASURED, replace=False)]
     # Where most items are the same the median is 0, and any distance tells more.

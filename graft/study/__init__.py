@@ -31,7 +31,7 @@ from graft.study.course import Course
 from graft.study.judge import Judged, Parts, parts
 from graft.study.keep import source_task
 from graft.study.material import Material, choose_metric, known_strategies
-from graft.study.ranking import Ranked, Ranking, basis, ranked, recommended
+from graft.study.ranking import Ranked, Ranking, basis, may_lose, ranked, recommended
 from graft.study.times import resolve_budget
 from graft.train import Checkpoints
 from graft.transfer import Transfer
@@ -190,7 +190,7 @@ def rank(
             cut.folds[0] if cut.one_test else holdout(material.target, material.task, _CHECKED_SHARE, seed, blocks=material.blocks)
         )
     rows, notes, seen = ranked(material, index, predictor)
-    best, seconds = recommended(rows), time.perf_counter() - begun
+    best, seconds = recommended(rows, may_lose(material)), time.perf_counter() - begun
     found = Ranking(
         data=dataset.name,
         task=material.task,

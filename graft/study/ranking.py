@@ -27,6 +27,9 @@ from graft.transferability.predict import Predictor, write_evidence
 
 # Two candidates are told apart where this interval of their difference does not hold 0.
 TOLD_APART = 0.8
+# What the recommended one is expected to lose against the leader, at most, in accuracy. Chosen on half of the recorded data sets and judged
+# on the others: see benchmarks/README.md. With the cheapest of all that cannot be told apart, more than twice as much is lost.
+_MAY_LOSE = 0.02
 # Candidates that are looked at on all items, where halving can be spared no further.
 _FINALISTS = 3
 # A rung has at least so many items, and so many a class: fewer tell too little to drop anyone by.
@@ -42,7 +45,8 @@ class Ranked:
     predicted: the metric after transfer, with its interval (95 %). score: the same, by the name that result.json uses.
     cross_validated: the metric of a head on frozen features, on the n items that it was looked at on; predicted corrects it.
     p_best: probability of being the best of the candidates. group: 1 for the leader and those it cannot be told apart from, and so on;
-    None where it was dropped on the way. scores: of transferability, by name.
+    None where it was dropped on the way. loss: of the metric, expected from starting with it instead of the leader, see `expected_loss`.
+    scores: of transferability, by name.
     extract_seconds: for the features of n items; train_seconds: for retraining all of it, about; serve_ms: for one more item, in batches.
     seconds: what ranking it has taken.
     """
@@ -55,6 +59,7 @@ class Ranked:
     n: int
     p_best: float
     group: int | None
+    loss: float
     scores: dict[str, float]
     extract_seconds: float
     train_seconds: float
@@ -68,8 +73,8 @@ class Ranked:
 class Ranking:
     """What `rank` found; prints as a sentence and a short table.
 
-    rows: best first; those that were dropped on the way come last. recommended: name of the cheapest of the leading group, by the time
-    for one item, then parameters. notes: what was dropped when, and what else was decided. basis: what the prediction rests on.
+    rows: best first; those that were dropped on the way come last. recommended: name of the one to start from, see `recommended`.
+    notes: what was dropped when, and what else was decided. basis: what the prediction rests on.
     check: see `graft.study.checking.checked`; empty without. evidence: of a check, rows that later rankings can be based on as well.
     """
 
@@ -121,7 +126,13 @@ class Ranking:
         about = f"predicted {self.metric} {row.predicted:.3f}, 95 % interval {row.interval[0]:.3f} to {row.interval[1]:.3f}"
         if len(leaders) == 1:
             return f"Start from {self.recommended}: {about}."
-        return f"Start from {self.recommended}, the cheapest of {len(leaders)} that these items cannot tell apart: {about}."
+        first = f"the first of {len(leaders)} that these items cannot tell apart"
+        if row is leaders[0]:
+            return f"Start from {self.recommended}, {first}: {about}."
+        return (
+            f"Start from {self.recommended}: {about}. It is cheaper than {leaders[0].backbone}, {first}, and expected to lose "
+            f"{row.loss:.3f} by that."
+        )
 
 
 @dataclass
@@ -163,13 +174,14 @@ def ranked(material: Material, index: np.ndarray, predictor: Predictor) -> tuple
         for name in names:
             _look(material, name, seen[name], some)
         draws, centre = _as_they_might_turn_out(material, [seen[name] for name in names], predictor)
-        best, number = chance * p_best(draws), groups(draws, centre)
+        best, number, loss = chance * p_best(draws), groups(draws, centre), expected_loss(draws, centre)
         order = np.argsort(-centre, kind="stable").tolist()
         kept = [] if last else _kept(order, draws, len(seen))
         gone = [place for place in order if place not in kept]
         for behind, place in enumerate(gone):
             name, group = names[place], int(number[place]) if last else None
-            out.insert(behind, _row(material, name, seen[name], draws[place], centre[place], best[place], group, len(index)))
+            chances = {"p_best": float(best[place]), "group": group, "loss": float(loss[place])}
+            out.insert(behind, _row(material, name, seen[name], draws[place], centre[place], chances, len(index)))
         if not last:
             notes.append(f"dropped on {size} of {len(index)} items: {', '.join(names[place] for place in gone)}")
             if same := [names[place] for place in gone if number[place] == 1]:
@@ -223,9 +235,25 @@ def p_best(draws: np.ndarray) -> np.ndarray:
     return (first / first.sum(axis=0)).mean(axis=1)
 
 
-def recommended(rows: Sequence[Ranked]) -> str:
-    """Name of the cheapest of the leading group: the time for one item, then parameters."""
-    return min((row for row in rows if row.group == 1), key=lambda row: (row.serve_ms, row.parameters)).backbone
+def expected_loss(draws: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """(m,) by how much each falls short of the leader, averaged over the draws (0 where it does not); draws, centre: as of `groups`.
+
+    Unlike a chance of being worse it tells a little worse from much worse.
+    """
+    return np.asarray(np.maximum(draws[np.argmax(centre)] - draws, 0.0).mean(axis=1))
+
+
+def recommended(rows: Sequence[Ranked], may_lose: float) -> str:
+    """Name of the cheapest of the leading group that is expected to lose no more than so much: the time for one item, then parameters.
+
+    rows: best first. may_lose: at least 0, which leaves the leader, and who never falls short of it.
+    """
+    return min((row for row in rows if row.group == 1 and row.loss <= may_lose), key=lambda row: (row.serve_ms, row.parameters)).backbone
+
+
+def may_lose(material: Material) -> float:
+    """What the recommended one may be expected to lose; of other metrics than accuracy no recorded run says what is little."""
+    return _MAY_LOSE if predicts(material) else 0.0
 
 
 def predicts(material: Material) -> bool:
@@ -310,7 +338,7 @@ def _as_they_might_turn_out(material: Material, seen: Sequence[Seen], predictor:
     return prediction.draws(logit((again * n + 0.5) / (n + 1)), material.seed), expit(prediction.centre)
 
 
-def _row(material: Material, name: str, seen: Seen, draws: np.ndarray, centre: float, best: float, group: int | None, n: int) -> Ranked:
+def _row(material: Material, name: str, seen: Seen, draws: np.ndarray, centre: float, chances: dict[str, Any], n: int) -> Ranked:
     value = float(signed(material.metric, centre))
     if predicts(material):
         low, high = np.quantile(draws, (0.025, 0.975))
@@ -323,8 +351,7 @@ def _row(material: Material, name: str, seen: Seen, draws: np.ndarray, centre: f
         interval=(float(low), float(high)),
         cross_validated=float(seen.row["cross_validated"]),
         n=len(seen.index),
-        p_best=float(best),
-        group=group,
+        **chances,
         scores=seen.scores,
         extract_seconds=seen.extract_seconds,
         train_seconds=_PASSES * EPOCHS * n / material.speeds[name],

@@ -1,10 +1,9 @@
-"""What all scores and distances share: the registries, the checks of their input, draws of items, principal axes. numpy and SciPy only."""
+"""What all scores and distances share: the registries, the checks of their input, draws of items. numpy only."""
 
 import warnings
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.linalg import eigh
 
 from graft.data.split import draw
 from graft.errors import GraftError, raise_all
@@ -22,8 +21,6 @@ DISTANCES = Registry("distance")
 FEWEST_ITEMS = 4
 # The largest table of pairs of items, or of features, that is made.
 MOST_ITEMS = 5000
-# A variance below this share of the largest is rounding: half of the digits of float64 are lost in a product of features with themselves.
-_NO_VARIANCE = 1e-10
 # How far rows of probabilities may be from 1: float16 holds three digits.
 _NOT_ONE = 1e-2
 
@@ -166,23 +163,3 @@ def class_sums(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np
     counts = np.bincount(labels)
     grouped = features[np.argsort(labels, kind="stable")]
     return np.add.reduceat(grouped, np.concatenate([[0], np.cumsum(counts)[:-1]]), axis=0), counts
-
-
-def principal_axes(features: np.ndarray, at_most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of squares (r,) along the axes (d, r) in which features as given (centred or not) have any, largest first; r at most n and d.
-
-    at_most: only so many of them.
-    """
-    wide = len(features) < features.shape[1]
-    product = features @ features.T if wide else features.T @ features
-    size = len(product)
-    if at_most is None or at_most >= size // 4:
-        squares, vectors = eigh(product, driver="evd")
-    else:
-        squares, vectors = eigh(product, subset_by_index=(size - at_most, size - 1))
-    squares, vectors = squares[::-1], vectors[:, ::-1]
-    kept = squares > _NO_VARIANCE * squares[0]
-    if at_most is not None:
-        kept[at_most:] = False
-    squares, vectors = squares[kept], vectors[:, kept]
-    return squares, features.T @ (vectors / np.sqrt(squares)) if wide else vectors

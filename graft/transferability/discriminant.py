@@ -4,8 +4,8 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve, eigh
 from scipy.special import logsumexp, softmax
 
-from graft.scatter import one_thread
-from graft.transferability.base import LABEL_FREE_SCORES, SCORES, checked_classes, checked_features, class_sums, principal_axes
+from graft.scatter import one_thread, principal_axes
+from graft.transferability.base import LABEL_FREE_SCORES, SCORES, checked_classes, checked_features, class_sums
 
 # The authors' least shrinkage, and how fast it falls with the largest variance within classes.
 _LEAST_SHRINKAGE = 1e-10

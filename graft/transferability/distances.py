@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from graft.data.split import folds
 from graft.errors import GraftError
-from graft.scatter import one_thread
+from graft.scatter import one_thread, principal_axes
 from graft.transferability.base import (
     DISTANCES,
     MOST_ITEMS,
@@ -16,7 +16,6 @@ from graft.transferability.base import (
     checked_pair,
     class_sums,
     draw_items,
-    principal_axes,
 )
 
 # So many items of each side, drawn, where all pairs are needed.

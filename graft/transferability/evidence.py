@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from graft.scatter import one_thread
-from graft.transferability.base import REGRESSION_SCORES, SCORES, checked_classes, checked_numbers, class_sums, principal_axes
+from graft.scatter import one_thread, principal_axes
+from graft.transferability.base import REGRESSION_SCORES, SCORES, checked_classes, checked_numbers, class_sums
 
 # Keeps the noise above 0 where features explain labels wholly; the authors' value.
 _TINY = 1e-5

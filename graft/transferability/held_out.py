@@ -8,8 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from graft.data.split import folds
-from graft.scatter import Scatter, one_thread
-from graft.scatter import principal_axes as weighted_axes
+from graft.scatter import Scatter, one_thread, principal_axes, weighted_axes
 from graft.transferability.base import (
     REGRESSION_SCORES,
     SCORES,
@@ -17,7 +16,6 @@ from graft.transferability.base import (
     checked_numbers,
     class_sums,
     draw_items,
-    principal_axes,
 )
 
 _STRENGTHS = (10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)

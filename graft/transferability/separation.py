@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from graft.scatter import one_thread
-from graft.transferability.base import SCORES, checked_classes, class_sums, principal_axes
+from graft.scatter import one_thread, principal_axes
+from graft.transferability.base import SCORES, checked_classes, class_sums
 
 _GBC_AXES = 64
 # The authors' floor of a class's variance along an axis.

@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from graft.scatter import one_thread
-from graft.transferability.base import SCORES, SOURCE_SCORES, checked_classes, checked_outputs, draw_items, principal_axes
+from graft.scatter import one_thread, principal_axes
+from graft.transferability.base import SCORES, SOURCE_SCORES, checked_classes, checked_outputs, draw_items
 
 # What keeps NLEEP under two seconds.
 _MOST_ITEMS = 2000
