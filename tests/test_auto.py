@@ -14,7 +14,8 @@ class Bought:
     def __init__(self, epochs, parts=1):
         self.asked, self._epochs, self._parts = [], epochs, parts
 
-    def parts(self, wanted, strategies):
+    def parts(self, wanted, strategies, least):
+        self.least = least
         return min(wanted, self._parts)
 
     def epochs(self, strategy, strategies_left, parts):
@@ -130,6 +131,26 @@ def test_late_stages_of_up_to_five_hundred_texts_are_compared_without_a_budget()
     assert (climbed.strategy, climbed.rungs, log) == ("feature_extraction", (), [])
     assert climbed.why == "stayed with the frozen probe: there is no budget for finding out whether retraining pays."
     assert "Of so many items it often does: name one (--budget 10m)" in many(2500)[0].why
+
+
+@pytest.mark.parametrize(("wrong", "least"), [(0.3, 2), (0.1, 4), (0.05, 7)])
+def test_so_many_parts_are_asked_for_that_a_gain_could_be_shown(wrong, least):
+    """A part of 40 items holds 12, 4 or 2 mistakes; nine, and half as many again, take so many parts."""
+    bought = Bought(3, parts=5)
+    came_to({"feature_extraction": wrong, "head2toe": wrong}, time_left=bought)
+    assert bought.least == least
+
+
+def test_nothing_is_known_of_mistakes_where_nothing_was_compared_for_free():
+    bought = Bought(3)
+    target = np.arange(600) % 2
+    climb(lambda *asked: np.eye(2)[asked[-1] % 2], target, "classification", "accuracy", modality="text", seed=0, time_left=bought)
+    assert bought.least == 1
+
+
+def test_a_longer_budget_is_named_where_it_would_hold_out_more():
+    assert came_to({"head2toe": 0.15}, time_left=Bought(3)).why.endswith("More labels would show more. So would a longer budget.")
+    assert came_to({"head2toe": 0.04}, time_left=Bought(3)).why.endswith("More labels would show more.")
 
 
 def test_too_few_items_are_not_held_out():

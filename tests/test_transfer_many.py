@@ -35,7 +35,7 @@ def test_what_retrains_is_fitted_once_where_a_fifth_of_the_items_is_more_than_en
         return np.eye(2)[(np.arange(n) % 2)[held] ^ (held % 10 < {"feature_extraction": 5}.get(strategy, 2))]
 
     class Bought:
-        def parts(self, wanted, strategies):
+        def parts(self, wanted, strategies, least):
             return 1
 
         def epochs(self, strategy, strategies_left, parts):
@@ -70,11 +70,24 @@ def within(n, seconds, monkeypatch, items_per_epoch=None, items_a_second=100.0):
         (4000, 60, 1, 3),
         (4000, 59, 1, 0),
         (4000, 200, 1, 10),
+        # Few items: ten epochs are the least, in which 500 items are seen; half a second each.
+        (50, 18, 3, 10),
+        (50, 10, 3, 11),
+        (50, 8.9, 3, 0),
     ],
 )
 def test_a_strategy_has_half_of_the_time_or_all_where_half_is_too_little(monkeypatch, n, seconds, left, expected):
     bought = within(n, seconds, monkeypatch, 2000 if n > 2000 else None)
     assert bought.epochs("lp_ft", left, 1) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "least", "expected"),
+    # An epoch takes 10 s. In half of the time ten epochs of each fit, else, for parts that show something, three in all of it.
+    [(1000, 1, 5), (480, 1, 1), (480, 3, 3), (100, 1, 1), (100, 3, 2), (10, 3, 1), (480, 9, 5)],
+)
+def test_parts_that_could_show_a_gain_may_have_all_of_the_time(monkeypatch, seconds, least, expected):
+    assert within(1000, seconds, monkeypatch).parts(5, ["lp_ft", "partial", "l2_sp"], least) == expected
 
 
 def test_the_model_that_answered_is_kept(monkeypatch):

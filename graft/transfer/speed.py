@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from graft.train import train
 from graft.train.layer import torch_head
 from graft.transfer.inputs import Given
 
-LEAST_EPOCHS = 3  # of retraining that is worth trying
+LEAST_EPOCHS = 3  # of retraining that is worth trying; of few items more, until so many were seen
+_LEAST_SEEN = 500
 _SHARE_FITTED = 0.8  # of the items, where each part is held out in turn
 # Of very many items what retrains is looked at more often than once a pass, and may end within the first.
 AT_MOST_AN_EPOCH = 2000
@@ -60,7 +62,7 @@ class Within:
     """What `auto` can afford within a budget; see `graft.auto.Time`. A clock decides once, and the same call then does the same again.
 
     A strategy may take half of the time that is left, all of it where half is too little for its least and for the last; the first one
-    that trains gives up to half of its epochs for more held-out parts.
+    that trains gives up to half of its epochs for more held-out parts, and all it can where fewer parts would show nothing.
     seconds: the budget. spent: () -> seconds of it that are gone. most_epochs: of each strategy. items_per_epoch: None for all.
     """
 
@@ -72,15 +74,22 @@ class Within:
     seed: int
     items_per_epoch: int | None = None
 
-    def parts(self, wanted: int, strategies: Sequence[str]) -> int:
+    def parts(self, wanted: int, strategies: Sequence[str], least: int) -> int:
         def decide() -> float:
             first = next((name for name in strategies if self.plan(name).phases), None)
             if first is None:
                 return wanted
-            fits = self.shares(len(strategies))[0] / (max(LEAST_EPOCHS, self.most_epochs / 2) * self.epoch_seconds(first))
-            return max(1, min(wanted, int((fits - 1) / _SHARE_FITTED)))
+            share, left = self.shares(len(strategies))
 
-        return int(remembered(f"parts {wanted} {' '.join(strategies)} {self.about()}", decide))
+            def bought(seconds: float, epochs: float) -> int:
+                return int((seconds / (epochs * self.epoch_seconds(first)) - 1) / _SHARE_FITTED)
+
+            parts = bought(share, max(self.least_epochs(), self.most_epochs / 2))
+            if parts < least:
+                parts = min(least, bought(left, self.least_epochs()))
+            return max(1, min(wanted, parts))
+
+        return int(remembered(f"parts {wanted} {least} {' '.join(strategies)} {self.about()}", decide))
 
     def epochs(self, strategy: str, strategies_left: int, parts: int) -> int:
         def decide() -> float:
@@ -93,9 +102,13 @@ class Within:
             # Where it is kept it is fitted again on all, but of very many items.
             fits = 1 if once(len(self.given)) else 1 + _SHARE_FITTED * parts
             epochs = [int(share / (fits * self.epoch_seconds(strategy))) for share in shares]
-            return min(self.most_epochs, next((one for one in epochs if one >= LEAST_EPOCHS), 0))
+            return min(self.most_epochs, next((one for one in epochs if one >= self.least_epochs()), 0))
 
         return int(remembered(f"epochs {strategy} {parts} {self.about()}", decide))
+
+    def least_epochs(self) -> int:
+        """Of retraining that is worth trying."""
+        return min(self.most_epochs, max(LEAST_EPOCHS, math.ceil(_LEAST_SEEN / len(self.given))))
 
     def shares(self, strategies_left: int) -> tuple[float, float]:
         """Seconds for the next strategy: what it may have, and what it may have where that is too little."""
