@@ -52,7 +52,7 @@ class Time(Protocol):
     def parts(self, wanted: int, strategies: Sequence[str], least: int) -> int:
         """Held-out parts to answer for, at most those wanted and at least 1. least: fewer would most likely show no gain."""
 
-    def epochs(self, strategy: str, strategies_left: int, parts: int) -> int:
+    def epochs(self, strategy: str, parts: int) -> int:
         """Epochs of a strategy that answers so many parts and is then fitted on all, unless `once`; 0 where there is no time for it."""
 
 
@@ -162,7 +162,7 @@ def climb(
     for place, name in enumerate(dearer):
         if interrupt.asked():
             return stay(best, f"it was interrupted, and did not try {', '.join(dearer[place:])}.", epochs[best])
-        epochs[name] = time_left.epochs(name, len(dearer) - place, number)
+        epochs[name] = time_left.epochs(name, number)
         if not epochs[name]:
             continue
         if not tried:

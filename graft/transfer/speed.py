@@ -21,6 +21,7 @@ from graft.transfer.inputs import Given
 
 LEAST_EPOCHS = 3  # of retraining that is worth trying; of few items more, until so many were seen
 _LEAST_SEEN = 500
+_PLANNED = 0.9  # of the time that is left
 _SHARE_FITTED = 0.8  # of the items, where each part is held out in turn
 # Of very many items what retrains is looked at more often than once a pass, and may end within the first.
 AT_MOST_AN_EPOCH = 2000
@@ -61,8 +62,8 @@ def epoch_seconds(backbone: Backbone, strategy: "str | Callable[..., Plan]", n_i
 class Within:
     """What `auto` can afford within a budget; see `graft.auto.Time`. A clock decides once, and the same call then does the same again.
 
-    A strategy may take half of the time that is left, all of it where half is too little for its least and for the last; the first one
-    that trains gives up to half of its epochs for more held-out parts, and all it can where fewer parts would show nothing.
+    A strategy that trains may take all of the time that is left, since most of what there is to gain the first of them gains, if it has
+    time for all its epochs. It answers as many held-out parts as that leaves time for; where those would show nothing, it gives up epochs.
     seconds: the budget. spent: () -> seconds of it that are gone. most_epochs: of each strategy. items_per_epoch: None for all.
     """
 
@@ -79,41 +80,39 @@ class Within:
             first = next((name for name in strategies if self.plan(name).phases), None)
             if first is None:
                 return wanted
-            share, left = self.shares(len(strategies))
+            left = self.left()
 
-            def bought(seconds: float, epochs: float) -> int:
-                return int((seconds / (epochs * self.epoch_seconds(first)) - 1) / _SHARE_FITTED)
+            def bought(epochs: int) -> int:
+                return int((left / (epochs * self.epoch_seconds(first)) - 1) / _SHARE_FITTED)
 
-            parts = bought(share, max(self.least_epochs(), self.most_epochs / 2))
+            parts = bought(self.most_epochs)
             if parts < least:
-                parts = min(least, bought(left, self.least_epochs()))
+                parts = min(least, bought(self.least_epochs()))
             return max(1, min(wanted, parts))
 
         return int(remembered(f"parts {wanted} {least} {' '.join(strategies)} {self.about()}", decide))
 
-    def epochs(self, strategy: str, strategies_left: int, parts: int) -> int:
+    def epochs(self, strategy: str, parts: int) -> int:
         def decide() -> float:
-            shares = self.shares(strategies_left)
-            plan = self.plan(strategy)
+            left, plan = self.left(), self.plan(strategy)
             if not plan.phases:
                 # A view is extracted once, whoever reads it; of the plain one the pooled features are there already.
                 passes = plan.views - (plan.tap == "pooled")
-                return float(passes * len(self.given) / throughput(self.backbone, self.given.items) < shares[0])
+                return float(passes * len(self.given) / throughput(self.backbone, self.given.items) < left / 2)
             # Where it is kept it is fitted again on all, but of very many items.
             fits = 1 if once(len(self.given)) else 1 + _SHARE_FITTED * parts
-            epochs = [int(share / (fits * self.epoch_seconds(strategy))) for share in shares]
-            return min(self.most_epochs, next((one for one in epochs if one >= self.least_epochs()), 0))
+            epochs = int(left / (fits * self.epoch_seconds(strategy)))
+            return min(self.most_epochs, epochs) if epochs >= self.least_epochs() else 0
 
         return int(remembered(f"epochs {strategy} {parts} {self.about()}", decide))
+
+    def left(self) -> float:
+        """Seconds that may be planned for: speeds vary."""
+        return _PLANNED * (self.seconds - self.spent())
 
     def least_epochs(self) -> int:
         """Of retraining that is worth trying."""
         return min(self.most_epochs, max(LEAST_EPOCHS, math.ceil(_LEAST_SEEN / len(self.given))))
-
-    def shares(self, strategies_left: int) -> tuple[float, float]:
-        """Seconds for the next strategy: what it may have, and what it may have where that is too little."""
-        left = self.seconds - self.spent()
-        return left / min(2, strategies_left), left
 
     def plan(self, strategy: str) -> Plan:
         return make_plan(strategy, self.backbone.depth, self.most_epochs, 1e-3)
