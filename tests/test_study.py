@@ -298,6 +298,19 @@ def test_the_plan_for_the_time_is_said_before_it_is_spent():
     assert next(event.text for event in events if isinstance(event, Note)).startswith("plan for 30 s: extraction tiny:text at ")
 
 
+def test_a_point_of_the_label_curve_is_left_out_where_a_budget_does_not_reach_for_it(monkeypatch):
+    monkeypatch.setattr(times, "training_speed", lambda *_: 10.0)
+    material = Material(load(table(60)), {"tiny:text": load_backbone("tiny:text")}, "accuracy", 0)
+
+    def allows(strategy, n, budget, name):
+        clock = times.Clock(material, budget, time.perf_counter(), 40, 6, {"strategies": [strategy], "name": name})
+        return clock.allows_point(Candidate("tiny:text", strategy), n, scratch=5.0)
+
+    # Ten epochs of 20 items at 10 a second take 20 s, from scratch 5; twice that for all points, and 3 s for the page.
+    assert allows("full", 20, 60.0, "enough") and not allows("full", 20, 45.0, "short")
+    assert allows("full", 20, None, "no budget") and allows("feature_extraction", 20, 1.0, "nothing is trained")
+
+
 def test_the_estimate_counts_the_retraining_that_was_named(monkeypatch):
     monkeypatch.setattr(times, "training_speed", lambda *_: 10.0)
     material = Material(load(table(60)), {"tiny:text": load_backbone("tiny:text")}, "accuracy", 0)

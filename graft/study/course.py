@@ -171,11 +171,13 @@ class Course:
             self.classical.name: self._control_row(self.classical.name, self.classical.seconds, ""),
         }
         self.log.note("controls: " + ", ".join(f"{name} {row['score']:.3f}" for name, row in self.controls.items()))
-        self.curve = {} if interrupt.asked() else label_curve(self.judged, self.chosen, self.classical, self.scratch)
+        self.curve = {} if interrupt.asked() else label_curve(self.judged, self.chosen, self.classical, self.scratch, self.clock)
         if interrupt.asked():
             self.missing.append(f"from-scratch control with {self.scratch.seconds:.0f} of the {plan.seconds * plan.folds:.0f} s it is due")
             if not self.curve:
                 self.missing.append("no label curve")
+        elif not self.curve and self.budget is not None:
+            self.notes.append("no label curve: the budget does not reach for training on fewer labels as well")
         self.verdict = self.judged.verdict(self.judged.better_control())
         self.log.note(str(self.verdict))
 

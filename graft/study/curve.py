@@ -10,6 +10,7 @@ from graft.evaluate import interval_over_items, measure, signed
 from graft.study.controls import SCRATCH, Classical, Scratch
 from graft.study.judge import TRANSFER, Judged
 from graft.study.material import Candidate, Material
+from graft.study.times import Clock
 
 # Together less than half of what all the labels cost; few labels are where curves differ.
 _SHARES = (1 / 16, 1 / 8, 1 / 4)
@@ -17,12 +18,12 @@ _JUDGED_AT_MOST = 1000
 _LEAST = 16  # items: on fewer a score says next to nothing
 
 
-def label_curve(judged: Judged, candidate: Candidate, classical: Classical, scratch: Scratch) -> dict[str, Any]:
+def label_curve(judged: Judged, candidate: Candidate, classical: Classical, scratch: Scratch, clock: Clock) -> dict[str, Any]:
     """{"sentence", "curves": {name: [{"n", "score", "interval"}]}}, on the first fold, with nested draws of its training part and
     at most 1000 items of its test part.
 
-    Empty where Ctrl-C cut it short. Scratch trains fewer epochs' worth of items on fewer labels, in proportion, so that the curve costs
-    less than the fold did.
+    Empty where Ctrl-C cut it short, and where a budget does not reach for a point of a model that is retrained. Scratch trains fewer
+    epochs' worth of items on fewer labels, in proportion, so that the curve costs less than the fold did.
     """
     material = judged.material
     train, test = judged.parts.folds[0]
@@ -31,7 +32,10 @@ def label_curve(judged: Judged, candidate: Candidate, classical: Classical, scra
     test = test[shown]
     names = (TRANSFER, classical.name, SCRATCH)
     curves: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for n in _sizes(material, len(train)):
+    sizes = [n for n in _sizes(material, len(train)) if clock.allows_point(candidate, n, scratch.seconds * n / len(train))]
+    if not sizes:
+        return {}
+    for n in sizes:
         part = train[draw(material.target[train], material.task, n, material.seed)]
         outputs = {
             TRANSFER: material.fit_and_predict(candidate, part, test),

@@ -163,6 +163,19 @@ class Clock:
                 most = max(most, 2 * epochs * epoch_seconds(backbone, strategy, self.n_train, self._training_speed(name)))
         return most
 
+    def allows_point(self, candidate: Candidate, n: int, scratch: float) -> bool:
+        """Whether the time that is left reaches for a point of the label curve. scratch: seconds of its network from scratch."""
+        if self.budget is None or not self.material.trains(candidate):
+            return True
+        backbone, epochs = self.material.backbones[candidate.backbone], sum(phase.epochs for phase in self.material.plan(candidate).phases)
+
+        def decide() -> float:
+            speed = self._training_speed(candidate.backbone)
+            # Smaller points come first, and together they cost as much as the largest.
+            return float(self.left() - _PAGE >= 2 * (scratch + epochs * epoch_seconds(backbone, candidate.strategy, n, speed)))
+
+        return bool(self.decided(f"curve point {n}", decide))
+
     def _training_speed(self, backbone: str) -> float:
         material = self.material
         everything = material.items(np.arange(len(material.target)))
