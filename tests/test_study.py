@@ -311,6 +311,20 @@ def test_a_point_of_the_label_curve_is_left_out_where_a_budget_does_not_reach_fo
     assert allows("full", 20, None, "no budget") and allows("feature_extraction", 20, 1.0, "nothing is trained")
 
 
+def test_too_few_items_for_a_curve_still_have_its_last_point():
+    """Of 40 training items no share reaches 16."""
+    for budget in (None, 30):
+        curves = run(table(50), backbone="tiny:text", strategy="feature_extraction", budget=budget).result.label_curve["curves"]
+        assert {name: [point["n"] for point in points] for name, points in curves.items()} == dict.fromkeys(curves, [40])
+
+
+def test_a_budget_that_reaches_for_no_point_leaves_the_curve_out_and_says_so(monkeypatch):
+    monkeypatch.setattr(times.Clock, "allows_point", lambda *_: False)
+    study = run(table(100), backbone="tiny:text", strategy="feature_extraction", budget=30)
+    assert study.result.label_curve == {} and study.result.interrupted == ""
+    assert "no label curve: the budget does not reach for training on fewer labels as well" in study.notes
+
+
 def test_the_estimate_counts_the_retraining_that_was_named(monkeypatch):
     monkeypatch.setattr(times, "training_speed", lambda *_: 10.0)
     material = Material(load(table(60)), {"tiny:text": load_backbone("tiny:text")}, "accuracy", 0)

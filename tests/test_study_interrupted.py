@@ -239,7 +239,7 @@ def test_ctrl_c_while_strategies_are_set_beside_each_other_leaves_only_that_out(
     study = run(hard(split=True), out=tmp_path, progress=pressing, **NAMED)
     assert study.comparison is None and not (tmp_path / "comparison.html").exists()
     assert "interrupted by Ctrl-C: no strategies beside each other; the same command" in study.result.interrupted
-    assert study.result.controls and (tmp_path / "unfinished").is_dir()
+    assert study.result.label_curve and (tmp_path / "unfinished").is_dir()
 
 
 def test_ctrl_c_in_the_folds_keeps_those_that_are_whole(monkeypatch):

@@ -32,8 +32,10 @@ def label_curve(judged: Judged, candidate: Candidate, classical: Classical, scra
     test = test[shown]
     names = (TRANSFER, classical.name, SCRATCH)
     curves: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    sizes = [n for n in _sizes(material, len(train)) if clock.allows_point(candidate, n, scratch.seconds * n / len(train))]
-    if not sizes:
+    wanted = _sizes(material, len(train))
+    sizes = [n for n in wanted if clock.allows_point(candidate, n, scratch.seconds * n / len(train))]
+    # Of few items all of them are the only point; of more that one alone would be no curve.
+    if wanted and not sizes:
         return {}
     for n in sizes:
         part = train[draw(material.target[train], material.task, n, material.seed)]
