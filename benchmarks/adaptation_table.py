@@ -10,7 +10,7 @@ from collections import defaultdict
 import numpy as np
 from rows import markdown
 
-from graft.adapt.guard import LEAST_APART, LEAST_FAMILIAR, LEAST_SURE, best_of, may_be_mix, strangeness
+from graft.adapt.guard import LEAST_SURE, best_of, implausible, may_be_mix, strangeness
 from graft.adapt.mix import Mix
 from graft.adapt.predict import SOURCE_ONLY, cases_of, fit, number
 
@@ -83,7 +83,7 @@ def decided(case, predictor):
         tried, plausible = (0, *gains), True
     else:
         tried = range(len(case))
-        plausible = not (alike < LEAST_FAMILIAR or apart < LEAST_APART or strangeness(first, int(first["classes"])).refuses)
+        plausible = not implausible(alike, apart, strangeness(first, int(first["classes"])))
     best, sure = best_of({place: (outlooks[place].gain, outlooks[place].spread) for place in tried})
     return outlooks, best, best if sure >= LEAST_SURE and plausible else 0
 

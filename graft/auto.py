@@ -188,7 +188,7 @@ def n_parts(n: int) -> int:
 def once(n: int) -> bool:
     """Whether what retrains is fitted once: enough of n items are held out to compare by and nearly all are left, so that is kept.
 
-    LP-FT has all of the time then: they are learned from for as long as there is some, and what it does not gain others hardly do.
+    LP-FT alone is tried then, and fills the time: what it does not gain others hardly do.
     """
     return n_parts(n) == 1
 

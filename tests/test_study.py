@@ -315,7 +315,7 @@ def test_too_few_items_for_a_curve_still_have_its_last_point():
     """Of 40 training items no share reaches 16."""
     for budget in (None, 30):
         curves = run(table(50), backbone="tiny:text", strategy="feature_extraction", budget=budget).result.label_curve["curves"]
-        assert {name: [point["n"] for point in points] for name, points in curves.items()} == dict.fromkeys(curves, [40])
+        assert {name: [point["n"] for point in points] for name, points in curves.items()} == {key: [40] for key in curves}
 
 
 def test_a_budget_that_reaches_for_no_point_leaves_the_curve_out_and_says_so(monkeypatch):

@@ -91,7 +91,7 @@ def decide(
         best, sure = best_of({place: gains[place] for place in (0, *mix.gains)})
     strange = strangeness(told[0], sides.n_classes)
     # What labels show needs no leave of the features.
-    plausible = shown or mixed or not (alike < LEAST_FAMILIAR or apart < LEAST_APART or strange.refuses)
+    plausible = shown or mixed or not implausible(alike, apart, strange)
     chosen = best if (sure >= LEAST_SURE and plausible) or not guard else 0
     reasons = _reasons(everyone, outlooks, told, best, sure, measured.get(best), guard)
     reasons = strange.reasons + reasons
@@ -116,6 +116,11 @@ def decide(
 def may_be_mix(alike: float, apart: float) -> bool:
     """Whether features leave room for nothing but another mix of classes: `familiarity`, and the proxy A-distance."""
     return apart < LEAST_APART and not alike < LEAST_FAMILIAR
+
+
+def implausible(alike: float, apart: float, strange: "Strangeness") -> bool:
+    """Whether the target is of another kind or of other classes, or has hardly a shift of features: what looks better then is not."""
+    return alike < LEAST_FAMILIAR or apart < LEAST_APART or strange.refuses
 
 
 def familiarity(sides: Sides) -> float:

@@ -157,24 +157,28 @@ class Clock:
     def cost(self, strategy: str) -> float:
         """Seconds of trying a strategy and fitting it, for the slowest backbone; `auto` keeps to its own seconds."""
         most = 0.0
-        for name, backbone in self.material.backbones.items():
-            if strategy != AUTO and self.material.trains(Candidate(name, strategy)):
-                epochs = sum(phase.epochs for phase in self.material.plan(Candidate(name, strategy)).phases)
-                most = max(most, 2 * epochs * epoch_seconds(backbone, strategy, self.n_train, self._training_speed(name)))
+        for name in self.material.backbones:
+            candidate = Candidate(name, strategy)
+            if strategy != AUTO and self.material.trains(candidate):
+                most = max(most, 2 * self._fit(candidate, self.n_train))
         return most
 
     def allows_point(self, candidate: Candidate, n: int, scratch: float) -> bool:
         """Whether the time that is left reaches for a point of the label curve. scratch: seconds of its network from scratch."""
         if self.budget is None or not self.material.trains(candidate):
             return True
-        backbone, epochs = self.material.backbones[candidate.backbone], sum(phase.epochs for phase in self.material.plan(candidate).phases)
 
         def decide() -> float:
-            speed = self._training_speed(candidate.backbone)
             # Smaller points come first, and together they cost as much as the largest.
-            return float(self.left() - _PAGE >= 2 * (scratch + epochs * epoch_seconds(backbone, candidate.strategy, n, speed)))
+            return float(self.left() - _PAGE >= 2 * (scratch + self._fit(candidate, n)))
 
         return bool(self.decided(f"curve point {n}", decide))
+
+    def _fit(self, candidate: Candidate, n: int) -> float:
+        """Seconds of one fit of what is retrained on n items."""
+        epochs = sum(phase.epochs for phase in self.material.plan(candidate).phases)
+        backbone = self.material.backbones[candidate.backbone]
+        return epochs * epoch_seconds(backbone, candidate.strategy, n, self._training_speed(candidate.backbone))
 
     def _training_speed(self, backbone: str) -> float:
         material = self.material
