@@ -8,7 +8,7 @@ from graft import Transfer
 from graft.auto import DEARER, FREE, climb, once
 from graft.backbones import load_backbone
 from graft.data import View
-from graft.records import Recipe
+from graft.records import Epoch, Recipe
 from graft.strategies import make_plan
 from graft.transfer import speed
 from graft.transfer.inputs import Given
@@ -120,3 +120,28 @@ def test_epochs_are_short_of_many_items_unless_the_user_says_how_long(monkeypatc
     items, target = texts(n)
     with pytest.raises(RuntimeError, match=f"epochs of {expected}"):
         Transfer("tiny:text", budget="2m", recipe=recipe).fit(items, target)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "played", "expected"),
+    [
+        # Of 64 items, the first pass left out: the fastest of four.
+        ((0.9, 0.4, 0.2, 0.3, 0.25), 5, 64 / 0.2),
+        # No more passes than there is time for, but two of them.
+        ((0.1, 1.0, 1.0, 0.5, 0.5), 3, 64 / 1.0),
+        ((9.0, 4.0, 2.0, 2.0, 2.0), 2, 64 / 4.0),
+    ],
+)
+def test_the_speed_of_training_is_that_of_the_fastest_pass(monkeypatch, seconds, played, expected):
+    begun = []
+
+    def passes(*given, **more):
+        for number, each in enumerate(seconds, start=1):
+            begun.append(number)
+            yield Epoch(0, number, 0.5, 0.5, each)
+
+    monkeypatch.setattr(speed, "train", passes)
+    monkeypatch.setattr(speed, "remembered", lambda about, measure: measure())
+    items, target = texts(100)
+    assert speed.training_speed(load_backbone("tiny:text"), items, target, "classification") == pytest.approx(expected)
+    assert begun == list(range(1, played + 1))
