@@ -66,7 +66,9 @@ def within(n, seconds, monkeypatch, items_per_epoch=None, items_a_second=100.0):
         (1000, 1000, 20),
         # Many items: an epoch is of 2,000, 20 s, and there is one fit.
         (4000, 67, 3),
-        (4000, 66, 0),
+        (4000, 66, 2),
+        (4000, 45, 2),
+        (4000, 44, 0),
         (4000, 230, 10),
         # Very few: ten epochs are the least, in which 500 items are seen; half a second each.
         (50, 10.1, 10),

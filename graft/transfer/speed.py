@@ -20,6 +20,7 @@ from graft.train.layer import torch_head
 from graft.transfer.inputs import Given
 
 LEAST_EPOCHS = 3  # of retraining that is worth trying; of few items more, until so many were seen
+_LEAST_OF_MANY = 2  # of 2,000 items each; LP-FT cannot do with less
 _LEAST_SEEN = 500
 _PLANNED = 0.9  # of the time that is left
 _SHARE_FITTED = 0.8  # of the items, where each part is held out in turn
@@ -116,7 +117,8 @@ class Within:
 
     def least_epochs(self) -> int:
         """Of retraining that is worth trying."""
-        return min(self.most_epochs, max(LEAST_EPOCHS, math.ceil(_LEAST_SEEN / len(self.given))))
+        few = math.ceil(_LEAST_SEEN / len(self.given))
+        return min(self.most_epochs, _LEAST_OF_MANY if once(len(self.given)) else max(LEAST_EPOCHS, few))
 
     def plan(self, strategy: str) -> Plan:
         return make_plan(strategy, self.backbone.depth, self.most_epochs, 1e-3)
