@@ -212,6 +212,14 @@ def test_regret_is_what_the_recommended_one_lost_against_the_best():
     assert told["correlation"] == tau([0.9, 0.8, 0.1], [0.75, 1.0, 0.0]) and told["candidates"][0]["score"] == 0.75
 
 
+def test_candidates_that_all_reach_the_same_have_no_correlation():
+    y = np.arange(40) % 2
+    material = SimpleNamespace(metric="accuracy", seed=0, target=y, fit_and_predict=lambda *_: np.eye(2)[y])
+    rows = [SimpleNamespace(backbone=name, predicted=value) for name, value in (("a", 0.9), ("b", 0.8))]
+    told = checking.checked(material, np.arange(0), np.arange(40), rows, "a", "full", 0.0)
+    assert told["correlation"] is None and told["correlation_interval"] is None and told["regret"] == 0.0
+
+
 def test_a_given_test_part_is_what_a_check_judges_on():
     frame = table(60).assign(split=np.where(np.arange(60) < 40, "train", "test"))
     result = graft.rank(frame, ["tiny:text", "tiny:text-1"], check="feature_extraction")
