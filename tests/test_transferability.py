@@ -211,7 +211,8 @@ BAD_OUTPUTS = {
     "halves": (lambda: np.full((90, 4), 0.5), "rows that sum to 2 to 2"),
     "nan": (lambda: np.full((90, 4), np.nan), "expected probabilities"),
     "one column": (lambda: np.ones(90), r"shape \(90,\)"),
-    "another number": (lambda: np.full((70, 2), 0.5), "70 items and 90 labels"),
+    "no columns": (lambda: np.ones((90, 0)), r"shape \(90, 0\)"),
+    "another number": (lambda: np.full((70, 2), 0.5), "source_outputs of 70 items and 90 labels"),
 }
 
 
@@ -222,6 +223,13 @@ def test_outputs_that_are_no_probabilities_are_refused_by_name(name, case):
     with pytest.raises(GraftError, match=message) as refused:
         SOURCE_SCORES[name](*made(), bad())
     assert f"score {name}: " in str(refused.value)
+
+
+@pytest.mark.parametrize("name", list(SOURCE_SCORES))
+def test_features_of_other_items_are_refused_though_only_their_number_counts(name):
+    features, labels = made()
+    with pytest.raises(GraftError, match=f"score {name}: features of 70 items and 90 labels, expected one label for each item"):
+        SOURCE_SCORES[name](features[:70], labels, np.full((90, 2), 0.5))
 
 
 def test_every_fault_of_one_input_is_said_at_once():
