@@ -151,6 +151,37 @@ def test_twenty_candidates_are_halved_until_few_are_left():
     assert cost < 7
 
 
+def test_few_candidates_are_halved_too_where_items_are_many():
+    assert rungs(9_999, 3, 2) == [9_999]
+    assert rungs(10_000, 3, 2) == [5_000, 10_000]
+    assert rungs(100_000, 2, 2) == [6_250, 12_500, 25_000, 50_000, 100_000]
+    assert rungs(100_000, 20, 2) == rungs(100_000, 2, 2)
+    # Who has no rival is looked at once.
+    assert rungs(100_000, 1, 2) == [100_000]
+
+
+def test_of_few_candidates_on_many_items_only_those_told_apart_are_dropped(monkeypatch):
+    monkeypatch.setattr(ranking, "_ENOUGH_ITEMS", 64)
+    read = {}
+
+    def told(backbone, items, **_):
+        """Features that tell the label, or nothing."""
+        read[backbone.name] = read.get(backbone.name, 0) + len(items)
+        says = np.array([sum(int(word.removeprefix("word")) < len(WORDS) // 2 for word in text.split()) for text in items], float)
+        noise = np.random.default_rng(len(items)).normal(size=(len(items), backbone.width))
+        return (noise if backbone.name == "tiny:text-2" else noise * 0.1 + says[:, None]).astype(np.float32)
+
+    monkeypatch.setattr(ranking, "extract", told)
+    result = graft.rank(table(512, noise=0.0), ["tiny:text", "tiny:text-1", "tiny:text-2"])
+    assert read == {"tiny:text": 512, "tiny:text-1": 512, "tiny:text-2": 64}
+    assert {row.backbone: row.group for row in result.rows} == {"tiny:text": 1, "tiny:text-1": 1, "tiny:text-2": None}
+    # Rungs on which nobody was dropped are not told of.
+    assert result.notes == ["dropped on 64 of 512 items: tiny:text-2"]
+    read.clear()
+    alone = graft.rank(table(512, noise=0.0), ["tiny:text", "tiny:text-2"])
+    assert alone.recommended == "tiny:text" and read == {"tiny:text": 512, "tiny:text-2": 64}
+
+
 def test_of_many_candidates_few_are_run_on_all_items(monkeypatch):
     read = {}
 
@@ -177,7 +208,9 @@ def test_more_than_a_third_are_kept_before_someone_tied_is_dropped():
     assert ranking._kept(order, tied, 12) == order[:6]
     assert ranking._kept(order[:3], tied, 12) == order[:3]
     apart = tied + 100 * np.array([[1.0], *[[0.0]] * 11])
-    assert ranking._kept(order[:3], apart, 12) == order[:2]
+    assert ranking._kept(order[:5], apart, 12) == order[:3]
+    # The last three need not be halved: who cannot be told from the leader stays.
+    assert ranking._kept(order[:3], apart, 12) == order[:1]
 
 
 def test_a_check_fine_tunes_all_and_says_what_the_ranking_was_worth(tmp_path):
