@@ -107,6 +107,11 @@ def test_without_evidence_the_prediction_is_the_cross_validated_score():
     assert not notes and seen["tiny:text"].extracted.all()
 
 
+def test_scores_that_look_at_fewer_items_are_named(monkeypatch):
+    monkeypatch.setattr(graft.transferability.similarity, "_PARC_ITEMS", 60)
+    assert graft.rank(table(70), ["tiny:text"]).notes == ["scores of fewer items, drawn by class: parc of 60"]
+
+
 def test_a_regression_is_ranked_by_its_own_metric():
     frame = table().assign(label=lambda one: one["text"].str.count("word1") + np.linspace(0, 0.5, 80))
     result = graft.rank(frame, ["tiny:text", "tiny:text-1"])

@@ -264,6 +264,28 @@ def test_scores_of_all_pairs_are_those_of_a_draw_where_items_are_many(name, limi
     assert SCORES[name](features, labels) == drawn != whole
 
 
+@every_score_of_features
+def test_a_score_that_draws_items_is_listed_with_how_many(family, name, monkeypatch):
+    drawn = []
+
+    def told(features, labels, at_most, *more):
+        drawn.append(at_most)
+        return draw(features, labels, at_most, *more)
+
+    draw = base.draw_items
+    for room in vars(transferability).values():
+        if hasattr(room, "draw_items"):
+            monkeypatch.setattr(room, "draw_items", told)
+    score(family, name, *made())
+    assert drawn == [most for one, most in transferability.drawn_items(10**6).items() if one == name]
+
+
+def test_scores_of_a_draw_are_those_that_have_more_items_than_they_look_at():
+    assert transferability.drawn_items(2000) == {}
+    assert transferability.drawn_items(2001) == {"logistic_cv": 2000, "nleep": 2000, "parc": 2000}
+    assert transferability.drawn_items(5001) == {"knn": 5000, "logistic_cv": 2000, "nleep": 2000, "parc": 2000}
+
+
 def test_items_and_features_too_many_for_one_table_are_drawn_with_a_warning(monkeypatch):
     features, labels = made(60, 50)
     expected = SCORES["logme"](*base.draw_items(features, labels, 40))

@@ -22,7 +22,7 @@ from graft.files import replacing
 from graft.report import write_ranking
 from graft.study.material import Material
 from graft.transfer import EPOCHS
-from graft.transferability import all_scores
+from graft.transferability import all_scores, drawn_items
 from graft.transferability.predict import Predictor, write_evidence
 
 # Two candidates are told apart where this interval of their difference does not hold 0.
@@ -164,7 +164,7 @@ def ranked(material: Material, index: np.ndarray, predictor: Predictor) -> tuple
     Many candidates, or few on many items, are looked at on a part of the items first, see `rungs`: after each rung the better half goes on.
     Of the others, those whose difference to the leader holds 0 at this rung go on too, best first, while no more than a third of all
     candidates would be left. Of the last three only those go whose difference does not hold 0.
-    Also returns what was dropped when, in words, and what is known of each candidate by name.
+    Also returns what was dropped when, and which scores are of a draw, in words, and what is known of each candidate by name.
     """
     # The fastest first, so that one who waits sees most the soonest.
     names = sorted(material.backbones, key=lambda name: -material.speeds[name])
@@ -194,6 +194,8 @@ def ranked(material: Material, index: np.ndarray, predictor: Predictor) -> tuple
                 notes[-1] += f"; not told apart from the leader there: {', '.join(same)}"
         chance -= float(best[gone].sum())
         names = [names[place] for place in sorted(kept)]
+    if material.task == "classification" and (fewer := drawn_items(len(index))):
+        notes.append(f"scores of fewer items, drawn by class: {', '.join(f'{name} of {most:,}' for name, most in fewer.items())}")
     return out, notes, seen
 
 
