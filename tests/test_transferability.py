@@ -398,6 +398,32 @@ def test_otdd_refuses_labels_that_do_not_fit_their_side():
         DISTANCES["otdd"](features, features, source_labels=labels / 2, target_labels=labels)
 
 
+STATISTICS = {
+    "another width": (lambda: (np.zeros(5), np.eye(5)), r"mean has shape \(5,\) and covariance \(5, 5\), expected \(12,\) and \(12, 12\)"),
+    "variances alone": (lambda: (np.zeros(12), np.ones(12)), r"covariance \(12,\), expected"),
+    "nan": (lambda: (np.full(12, np.nan), np.eye(12)), "mean or covariance is not finite"),
+    "not symmetric": (lambda: (np.zeros(12), np.eye(12) + np.eye(12, k=1)), "off its transpose by up to 1 "),
+    "below 0": (lambda: (np.zeros(12), -np.eye(12)), "variances of -1 to -1 along its axes"),
+}
+
+
+@pytest.mark.parametrize("case", STATISTICS)
+def test_statistics_that_are_none_are_refused(case):
+    made_up, message = STATISTICS[case]
+    with pytest.raises(GraftError, match="distance frechet: .*" + message):
+        transferability.distances.frechet_to_statistics(*made_up(), made()[0])
+
+
+def test_frechet_of_too_many_items_and_features_is_that_of_a_draw(monkeypatch):
+    source, target = made(60, 50)[0], made(45, 50, seed=1)[0]
+    whole = DISTANCES["frechet"](source, target)
+    drawn = [base.draw_items(side, np.zeros(len(side), int), 40)[0] for side in (source, target)]
+    expected = DISTANCES["frechet"](*drawn)
+    monkeypatch.setattr(base, "MOST_ITEMS", 40)
+    with pytest.warns(UserWarning, match="distance frechet: (60|45) items of 50 features are too many at once; it is that of 40"):
+        assert DISTANCES["frechet"](source, target) == expected != whole
+
+
 def test_otdd_of_many_items_is_that_of_as_many_of_each_side(monkeypatch):
     (source, labels), (target, other) = made(90), made(60, seed=1)
     monkeypatch.setattr(transferability.distances, "_OTDD_ITEMS", 40)

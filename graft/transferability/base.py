@@ -142,12 +142,12 @@ def _label_problems(where: str, features: np.ndarray, labels: np.ndarray) -> lis
     return []
 
 
-def at_most_items(where: str, features: np.ndarray, labels: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
+def at_most_items(where: str, features: np.ndarray, labels: np.ndarray, task: Task, kind: str = "score") -> tuple[np.ndarray, np.ndarray]:
     """Features and labels as they are; where items and features both are more than 5,000, those of 5,000 items, with a warning."""
     if min(features.shape) <= MOST_ITEMS:
         return features, labels
     warnings.warn(
-        f"score {where}: {len(features)} items of {features.shape[1]} features are too many at once; it is that of {MOST_ITEMS} of them.",
+        f"{kind} {where}: {len(features)} items of {features.shape[1]} features are too many at once; it is that of {MOST_ITEMS} of them.",
         stacklevel=4,
     )
     return draw_items(features, labels, MOST_ITEMS, task)
