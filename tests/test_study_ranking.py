@@ -222,7 +222,7 @@ def test_a_check_fine_tunes_all_and_says_what_the_ranking_was_worth(tmp_path):
     result = graft.rank(table(60), ["tiny:text", "tiny:text-1"], check="lp_ft")
     told = result.check
     true = {one["backbone"]: one["score"] for one in told["candidates"]}
-    assert result.n == 45 and told["n"] == 15
+    assert result.n == 45 and told["n"] == 15 and not any("check" in note for note in result.notes)
     assert told["regret"] == pytest.approx(max(true.values()) - true[result.recommended])
     assert told["saved"] == pytest.approx(1 - told["seconds_trusted"] / told["seconds_all"])
     result.write(tmp_path)
@@ -238,6 +238,13 @@ def test_a_check_fine_tunes_all_and_says_what_the_ranking_was_worth(tmp_path):
     head = fit_head(features[index], material.target[index], "classification", n_classes=2, seed=0)
     probe = measure("accuracy", material.target[held], head.outputs(features[held]))
     assert {float(row["probe"]) for row in rows if row["backbone"] == "tiny:text"} == {probe}
+
+
+@pytest.mark.parametrize(("strategy", "said"), [("feature_extraction", "feature_extraction"), ("auto", "auto without a time budget")])
+def test_a_check_by_what_retrains_nothing_is_not_recorded_as_fine_tuned(strategy, said):
+    result = graft.rank(table(40), ["tiny:text"], check=strategy)
+    assert f"check: {said} retrains no candidate, a head on frozen features is what was reached" in result.notes
+    assert [row.get("tuned", "") for row in result.evidence] == [""] and "probe" in result.evidence[0]
 
 
 def test_regret_is_what_the_recommended_one_lost_against_the_best():

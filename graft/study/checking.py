@@ -80,7 +80,10 @@ def _orders(scores: Iterable[float]) -> bool:
 def evidence(
     material: Material, index: np.ndarray, held: np.ndarray, seen: Mapping[str, Seen], check: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Rows as in the evidence of the candidates that were looked at on all items of index; none where the metric is no accuracy."""
+    """Rows as in the evidence of the candidates that were looked at on all items of index; none where the metric is no accuracy.
+
+    `tuned` is empty where the checked strategy trains a head alone: that is what `probe` is.
+    """
     if not predicts(material):
         return []
     tuned = {one["backbone"]: one["score"] for one in check["candidates"]}
@@ -88,6 +91,8 @@ def evidence(
     for name, one in seen.items():
         if len(one.index) == len(index):
             probe = material.fit_and_predict(Candidate(name, PROBE), index, held)
-            truth = {"n_judged": len(held), "probe": measure("accuracy", material.target[held], probe), "tuned": tuned[name]}
+            truth = {"n_judged": len(held), "probe": measure("accuracy", material.target[held], probe)}
+            if material.trains(Candidate(name, check["strategy"])):
+                truth["tuned"] = tuned[name]
             rows.append({**one.row, **truth})
     return rows
