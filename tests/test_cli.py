@@ -219,6 +219,15 @@ def test_rank_says_what_the_check_found(command, stand_in):
     assert "0.520" in out
 
 
+def test_a_check_that_tells_nothing_and_saves_nothing_says_so(command, stand_in):
+    told = CHECK | {"correlation": None, "correlation_interval": None, "seconds_trusted": 90.0, "saved": -1.25}
+    stand_in("data", load=loads()[0])
+    stand_in("study", rank=lambda *_, **named: ranking_with(told))
+    _, out, _ = command("rank", "d.csv", "--check")
+    assert "Rank correlation: none can be told, as all were predicted, or reached, the same." in out
+    assert "90 s to rank and fine-tune one, 40 s to fine-tune all: nothing saved." in out
+
+
 def test_rank_takes_no_strategy_where_nothing_is_trained(command):
     code, _, error = command("rank", "d.csv", "--strategy", "full")
     assert code == 2 and "--strategy full without --check" in error

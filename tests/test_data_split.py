@@ -84,6 +84,13 @@ def test_too_many_folds_name_both_numbers():
         folds(classes(20), "classification", 5, seed=0, blocks=np.arange(20) % 2)
 
 
+def test_items_that_all_stay_together_have_no_folds():
+    with pytest.raises(GraftError, match=r"20 items, all of one group or near-duplicates .*expected at least 2 that may"):
+        folds(classes(20), "classification", 2, seed=0, blocks=np.zeros(20, int))
+    with pytest.raises(GraftError, match="1 items: no folds can be made"):
+        folds(np.array([0]), "classification", 2, seed=0)
+
+
 def test_a_holdout_takes_its_share_of_every_class():
     y = classes(300)
     train, test = holdout(y, "classification", 0.2, seed=0)

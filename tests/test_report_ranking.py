@@ -55,12 +55,19 @@ def test_a_leader_that_is_recommended_is_not_called_cheaper():
 def test_a_single_leader_is_ahead_of_the_others():
     rows = [row("timm:a", 0.9), row("timm:b", 0.5, group=2)]
     assert "It is ahead of each of the others." in words(render(numbers(ranking=rows, recommended="timm:a")))
+    assert "ahead" not in words(render(numbers(ranking=rows[:1], recommended="timm:a")))
 
 
 def test_the_check_stands_beside_the_prediction():
     page = words(render(numbers(check=CHECK)))
     assert "+0.500, 95 % interval −0.100 to +0.800" in page and "0.070, 95 % interval −0.020 to +0.160" in page
     assert "took 40 s, fine-tuning all 1 min 40 s: 60 % saved" in page
+
+
+def test_a_check_that_tells_nothing_and_saves_nothing_says_so():
+    page = words(render(numbers(check=CHECK | {"correlation": None, "correlation_interval": None, "saved": -5.34})))
+    assert "There is no rank correlation to tell: all were predicted, or reached, the same." in page
+    assert "fine-tuning all 1 min 40 s: nothing saved." in page and "534" not in page
 
 
 def test_the_page_loads_nothing_and_escapes_names():

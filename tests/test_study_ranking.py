@@ -107,6 +107,11 @@ def test_without_evidence_the_prediction_is_the_cross_validated_score():
     assert not notes and seen["tiny:text"].extracted.all()
 
 
+def test_scores_that_look_at_fewer_items_are_named(monkeypatch):
+    monkeypatch.setattr(graft.transferability.similarity, "_PARC_ITEMS", 60)
+    assert graft.rank(table(70), ["tiny:text"]).notes == ["scores of fewer items, drawn by class: parc of 60"]
+
+
 def test_a_regression_is_ranked_by_its_own_metric():
     frame = table().assign(label=lambda one: one["text"].str.count("word1") + np.linspace(0, 0.5, 80))
     result = graft.rank(frame, ["tiny:text", "tiny:text-1"])
@@ -151,6 +156,37 @@ def test_twenty_candidates_are_halved_until_few_are_left():
     assert cost < 7
 
 
+def test_few_candidates_are_halved_too_where_items_are_many():
+    assert rungs(9_999, 3, 2) == [9_999]
+    assert rungs(10_000, 3, 2) == [5_000, 10_000]
+    assert rungs(100_000, 2, 2) == [6_250, 12_500, 25_000, 50_000, 100_000]
+    assert rungs(100_000, 20, 2) == rungs(100_000, 2, 2)
+    # Who has no rival is looked at once.
+    assert rungs(100_000, 1, 2) == [100_000]
+
+
+def test_of_few_candidates_on_many_items_only_those_told_apart_are_dropped(monkeypatch):
+    monkeypatch.setattr(ranking, "_ENOUGH_ITEMS", 64)
+    read = {}
+
+    def told(backbone, items, **_):
+        """Features that tell the label, or nothing."""
+        read[backbone.name] = read.get(backbone.name, 0) + len(items)
+        says = np.array([sum(int(word.removeprefix("word")) < len(WORDS) // 2 for word in text.split()) for text in items], float)
+        noise = np.random.default_rng(len(items)).normal(size=(len(items), backbone.width))
+        return (noise if backbone.name == "tiny:text-2" else noise * 0.1 + says[:, None]).astype(np.float32)
+
+    monkeypatch.setattr(ranking, "extract", told)
+    result = graft.rank(table(512, noise=0.0), ["tiny:text", "tiny:text-1", "tiny:text-2"])
+    assert read == {"tiny:text": 512, "tiny:text-1": 512, "tiny:text-2": 64}
+    assert {row.backbone: row.group for row in result.rows} == {"tiny:text": 1, "tiny:text-1": 1, "tiny:text-2": None}
+    # Rungs on which nobody was dropped are not told of.
+    assert result.notes == ["dropped on 64 of 512 items: tiny:text-2"]
+    read.clear()
+    alone = graft.rank(table(512, noise=0.0), ["tiny:text", "tiny:text-2"])
+    assert alone.recommended == "tiny:text" and read == {"tiny:text": 512, "tiny:text-2": 64}
+
+
 def test_of_many_candidates_few_are_run_on_all_items(monkeypatch):
     read = {}
 
@@ -177,14 +213,16 @@ def test_more_than_a_third_are_kept_before_someone_tied_is_dropped():
     assert ranking._kept(order, tied, 12) == order[:6]
     assert ranking._kept(order[:3], tied, 12) == order[:3]
     apart = tied + 100 * np.array([[1.0], *[[0.0]] * 11])
-    assert ranking._kept(order[:3], apart, 12) == order[:2]
+    assert ranking._kept(order[:5], apart, 12) == order[:3]
+    # The last three need not be halved: who cannot be told from the leader stays.
+    assert ranking._kept(order[:3], apart, 12) == order[:1]
 
 
 def test_a_check_fine_tunes_all_and_says_what_the_ranking_was_worth(tmp_path):
     result = graft.rank(table(60), ["tiny:text", "tiny:text-1"], check="lp_ft")
     told = result.check
     true = {one["backbone"]: one["score"] for one in told["candidates"]}
-    assert result.n == 45 and told["n"] == 15
+    assert result.n == 45 and told["n"] == 15 and not any("check" in note for note in result.notes)
     assert told["regret"] == pytest.approx(max(true.values()) - true[result.recommended])
     assert told["saved"] == pytest.approx(1 - told["seconds_trusted"] / told["seconds_all"])
     result.write(tmp_path)
@@ -202,6 +240,13 @@ def test_a_check_fine_tunes_all_and_says_what_the_ranking_was_worth(tmp_path):
     assert {float(row["probe"]) for row in rows if row["backbone"] == "tiny:text"} == {probe}
 
 
+@pytest.mark.parametrize(("strategy", "said"), [("feature_extraction", "feature_extraction"), ("auto", "auto without a time budget")])
+def test_a_check_by_what_retrains_nothing_is_not_recorded_as_fine_tuned(strategy, said):
+    result = graft.rank(table(40), ["tiny:text"], check=strategy)
+    assert f"check: {said} retrains no candidate, a head on frozen features is what was reached" in result.notes
+    assert [row.get("tuned", "") for row in result.evidence] == [""] and "probe" in result.evidence[0]
+
+
 def test_regret_is_what_the_recommended_one_lost_against_the_best():
     y = np.arange(40) % 2
     answers = {"good": y, "fair": np.where(np.arange(40) < 10, 1 - y, y), "poor": 1 - y}
@@ -210,6 +255,14 @@ def test_regret_is_what_the_recommended_one_lost_against_the_best():
     told = checking.checked(material, np.arange(0), np.arange(40), rows, "fair", "full", 0.0)
     assert (told["best"], told["regret"]) == ("good", 0.25) and told["regret_interval"][0] > 0
     assert told["correlation"] == tau([0.9, 0.8, 0.1], [0.75, 1.0, 0.0]) and told["candidates"][0]["score"] == 0.75
+
+
+def test_candidates_that_all_reach_the_same_have_no_correlation():
+    y = np.arange(40) % 2
+    material = SimpleNamespace(metric="accuracy", seed=0, target=y, fit_and_predict=lambda *_: np.eye(2)[y])
+    rows = [SimpleNamespace(backbone=name, predicted=value) for name, value in (("a", 0.9), ("b", 0.8))]
+    told = checking.checked(material, np.arange(0), np.arange(40), rows, "a", "full", 0.0)
+    assert told["correlation"] is None and told["correlation_interval"] is None and told["regret"] == 0.0
 
 
 def test_a_given_test_part_is_what_a_check_judges_on():

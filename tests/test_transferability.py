@@ -211,7 +211,8 @@ BAD_OUTPUTS = {
     "halves": (lambda: np.full((90, 4), 0.5), "rows that sum to 2 to 2"),
     "nan": (lambda: np.full((90, 4), np.nan), "expected probabilities"),
     "one column": (lambda: np.ones(90), r"shape \(90,\)"),
-    "another number": (lambda: np.full((70, 2), 0.5), "70 items and 90 labels"),
+    "no columns": (lambda: np.ones((90, 0)), r"shape \(90, 0\)"),
+    "another number": (lambda: np.full((70, 2), 0.5), "source_outputs of 70 items and 90 labels"),
 }
 
 
@@ -222,6 +223,13 @@ def test_outputs_that_are_no_probabilities_are_refused_by_name(name, case):
     with pytest.raises(GraftError, match=message) as refused:
         SOURCE_SCORES[name](*made(), bad())
     assert f"score {name}: " in str(refused.value)
+
+
+@pytest.mark.parametrize("name", list(SOURCE_SCORES))
+def test_features_of_other_items_are_refused_though_only_their_number_counts(name):
+    features, labels = made()
+    with pytest.raises(GraftError, match=f"score {name}: features of 70 items and 90 labels, expected one label for each item"):
+        SOURCE_SCORES[name](features[:70], labels, np.full((90, 2), 0.5))
 
 
 def test_every_fault_of_one_input_is_said_at_once():
@@ -254,6 +262,28 @@ def test_scores_of_all_pairs_are_those_of_a_draw_where_items_are_many(name, limi
     room = {"parc": "similarity", "knn": "neighbours", "nleep": "source_outputs", "logistic_cv": "held_out"}[name]
     monkeypatch.setattr(getattr(transferability, room), limit, 60)
     assert SCORES[name](features, labels) == drawn != whole
+
+
+@every_score_of_features
+def test_a_score_that_draws_items_is_listed_with_how_many(family, name, monkeypatch):
+    drawn = []
+
+    def told(features, labels, at_most, *more):
+        drawn.append(at_most)
+        return draw(features, labels, at_most, *more)
+
+    draw = base.draw_items
+    for room in vars(transferability).values():
+        if hasattr(room, "draw_items"):
+            monkeypatch.setattr(room, "draw_items", told)
+    score(family, name, *made())
+    assert drawn == [most for one, most in transferability.drawn_items(10**6).items() if one == name]
+
+
+def test_scores_of_a_draw_are_those_that_have_more_items_than_they_look_at():
+    assert transferability.drawn_items(2000) == {}
+    assert transferability.drawn_items(2001) == {"logistic_cv": 2000, "nleep": 2000, "parc": 2000}
+    assert transferability.drawn_items(5001) == {"knn": 5000, "logistic_cv": 2000, "nleep": 2000, "parc": 2000}
 
 
 def test_items_and_features_too_many_for_one_table_are_drawn_with_a_warning(monkeypatch):
@@ -366,6 +396,32 @@ def test_otdd_refuses_labels_that_do_not_fit_their_side():
         DISTANCES["otdd"](features, features, source_labels=labels, target_labels=labels[:80])
     with pytest.raises(GraftError, match=r"source_labels have shape \(90,\) of float64"):
         DISTANCES["otdd"](features, features, source_labels=labels / 2, target_labels=labels)
+
+
+STATISTICS = {
+    "another width": (lambda: (np.zeros(5), np.eye(5)), r"mean has shape \(5,\) and covariance \(5, 5\), expected \(12,\) and \(12, 12\)"),
+    "variances alone": (lambda: (np.zeros(12), np.ones(12)), r"covariance \(12,\), expected"),
+    "nan": (lambda: (np.full(12, np.nan), np.eye(12)), "mean or covariance is not finite"),
+    "not symmetric": (lambda: (np.zeros(12), np.eye(12) + np.eye(12, k=1)), "off its transpose by up to 1 "),
+    "below 0": (lambda: (np.zeros(12), -np.eye(12)), "variances of -1 to -1 along its axes"),
+}
+
+
+@pytest.mark.parametrize("case", STATISTICS)
+def test_statistics_that_are_none_are_refused(case):
+    made_up, message = STATISTICS[case]
+    with pytest.raises(GraftError, match="distance frechet: .*" + message):
+        transferability.distances.frechet_to_statistics(*made_up(), made()[0])
+
+
+def test_frechet_of_too_many_items_and_features_is_that_of_a_draw(monkeypatch):
+    source, target = made(60, 50)[0], made(45, 50, seed=1)[0]
+    whole = DISTANCES["frechet"](source, target)
+    drawn = [base.draw_items(side, np.zeros(len(side), int), 40)[0] for side in (source, target)]
+    expected = DISTANCES["frechet"](*drawn)
+    monkeypatch.setattr(base, "MOST_ITEMS", 40)
+    with pytest.warns(UserWarning, match="distance frechet: (60|45) items of 50 features are too many at once; it is that of 40"):
+        assert DISTANCES["frechet"](source, target) == expected != whole
 
 
 def test_otdd_of_many_items_is_that_of_as_many_of_each_side(monkeypatch):

@@ -132,13 +132,49 @@ def test_evidence_that_cannot_be_used_is_named_line_by_line(tmp_path):
     with pytest.raises(GraftError, match=r"mine\.csv: there is no such file, expected a CSV"):
         read_evidence(mine)
     mine.write_text("data,n\na,3\n")
-    with pytest.raises(GraftError, match=r"columns labels_a_class, seed, backbone, classes, cross_validated, n_judged are missing"):
+    with pytest.raises(GraftError, match=r"columns labels_a_class, seed, backbone, classes, cross_validated, n_judged, probe are missing"):
         read_evidence(mine)
-    mine.write_text("data,labels_a_class,seed,backbone,classes,n,cross_validated,n_judged\na,5,0,b,2,10,81,x\n")
+    header = "data,labels_a_class,seed,backbone,classes,n,cross_validated,n_judged,probe,tuned,logme,parameters\n"
+    mine.write_text(header + "a,5,0,b,2,10,81,x,,,,\n")
     with pytest.raises(
         GraftError, match=r"(?s)2 problems.*line 2: cross_validated is '81', expected a number from 0 to 1.*n_judged is 'x'"
     ):
         read_evidence(mine)
+    mine.write_text(header + "a,5,0,b,2,10,0.8,50,0.8,,,\na,5,0,c,2,10,0.8,50,81,x,good,2M\n")
+    with pytest.raises(GraftError) as refused:
+        read_evidence(mine)
+    for told in (
+        "probe is '81', expected a number from 0 to 1",
+        "tuned is 'x'",
+        "logme is 'good', expected a number",
+        "parameters is '2M'",
+    ):
+        assert f"line 3: {told}" in str(refused.value)
+    assert "4 problems" in str(refused.value)
+
+
+def test_evidence_without_a_single_truth_is_not_taken_for_evidence(tmp_path):
+    mine = tmp_path / "mine.csv"
+    header = "data,labels_a_class,seed,backbone,classes,n,cross_validated,n_judged,probe\n"
+    mine.write_text(header + "a,5,0,b,2,10,0.8,50,\n")
+    with pytest.raises(GraftError, match=r"none of 1 rows has a number in column probe.*--check --out RUN"):
+        read_evidence(mine)
+    # One truth is something to learn from.
+    mine.write_text(header + "a,5,0,b,2,10,0.8,50,\na,5,0,c,2,10,0.8,50,0.7\n")
+    assert len(read_evidence(mine)) == len(read_evidence()) + 2
+
+
+def test_a_file_that_is_no_csv_is_named(tmp_path):
+    with pytest.raises(GraftError, match=r"this is a folder, expected a CSV of recorded runs"):
+        read_evidence(tmp_path)
+    sheet = tmp_path / "mine.xlsx"
+    sheet.write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(GraftError, match=r"mine\.xlsx: this is no CSV in UTF-8 \(.*\), expected one of recorded runs"):
+        read_evidence(sheet)
+    # Excel puts a mark before the first name.
+    marked = tmp_path / "marked.csv"
+    marked.write_text("\n".join(EVIDENCE.read_text().splitlines()[:2]), encoding="utf-8-sig")
+    assert len(read_evidence(marked)) == len(read_evidence()) + 1
 
 
 def test_all_right_on_ten_items_is_no_certainty():

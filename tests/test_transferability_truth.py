@@ -16,6 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from graft.data.split import folds
 from graft.transferability import DISTANCES, LABEL_FREE_SCORES, REGRESSION_SCORES, SCORES, SOURCE_SCORES
 from graft.transferability.base import in_own_order
+from graft.transferability.distances import frechet_to_statistics
 from graft.transferability.held_out import lda_left_out
 from graft.transferability.source_outputs import components_for
 
@@ -423,6 +424,17 @@ def test_frechet_is_the_formula_of_fid(n, d):
     expected = ((source.mean(axis=0) - target.mean(axis=0)) ** 2).sum() + plain_bures(source, target)
     # 1e-4: roots of covariances of less than full rank are exact to half the digits only.
     assert DISTANCES["frechet"](source, target) == pytest.approx(expected, rel=1e-4)
+
+
+@SHAPES
+def test_frechet_to_statistics_is_frechet_to_the_items_that_they_are_of(n, d):
+    source, target = made(n, d)[0], made(n + 7, d, seed=5)[0]
+    mean, covariance = source.mean(axis=0), np.cov(source.T, bias=True)
+    expected = DISTANCES["frechet"](source, target)
+    assert frechet_to_statistics(mean, covariance, target) == pytest.approx(expected, rel=1e-6)
+    # Published statistics are often kept as float32.
+    less = frechet_to_statistics(mean.astype(np.float32), covariance.astype(np.float32), target)
+    assert less == pytest.approx(expected, rel=1e-3)
 
 
 def test_frechet_of_a_shift_and_a_stretch_is_their_squares():

@@ -93,8 +93,11 @@ def _print_check(check: dict, metric: str) -> None:  # type: ignore[type-arg]
             f"Rank correlation (weighted Kendall tau): {check['correlation']:+.2f}, 95 % interval "
             f"{check['correlation_interval'][0]:+.2f} to {check['correlation_interval'][1]:+.2f}, on {check['n']} items."
         )
+    else:
+        typer.echo("Rank correlation: none can be told, as all were predicted, or reached, the same.")
+    saved = f"{check['saved']:.0%}" if check["saved"] > 0 else "nothing"
     typer.echo(
         f"Regret: {check['regret']:.3f}, 95 % interval {span(check['regret_interval'])}; the best was {check['best']}.\n"
         f"Time: {check['seconds_trusted']:.0f} s to rank and fine-tune one, {check['seconds_all']:.0f} s to fine-tune all: "
-        f"{check['saved']:.0%} saved."
+        f"{saved} saved."
     )

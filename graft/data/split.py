@@ -20,6 +20,9 @@ def folds(
     doi:10.1007/978-3-642-23808-6_10. Differs: one algorithm for all, items outside blocks are dealt class by class.
     """
     n_units = len(y) if blocks is None else len(np.unique(blocks))
+    if n_units < 2:
+        together = "" if blocks is None else ", all of one group or near-duplicates of each other, which stay together"
+        raise GraftError(f"{len(y)} items{together}: no folds can be made, expected at least 2 that may be parted. Add others.")
     if not 2 <= n_folds <= n_units:
         unit = "items" if blocks is None else "items that may be parted (groups and near-duplicates stay together)"
         raise GraftError(f"got {n_folds} folds for {n_units} {unit}, expected 2 to {n_units} folds.")

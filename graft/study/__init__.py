@@ -30,7 +30,7 @@ from graft.study.comparison import Comparison, compare
 from graft.study.course import Course
 from graft.study.judge import Judged, Parts, parts
 from graft.study.keep import source_task
-from graft.study.material import Material, choose_metric, known_strategies
+from graft.study.material import Candidate, Material, choose_metric, known_strategies
 from graft.study.ranking import Ranked, Ranking, basis, may_lose, ranked, recommended
 from graft.study.times import resolve_budget
 from graft.train import Checkpoints
@@ -207,6 +207,9 @@ def rank(
     )
     if check is not None:
         found.check = checked(material, index, held, rows, best, check, seconds)
+        if not any(material.trains(Candidate(name, check)) for name in loaded):
+            budget = " without a time budget" if check == AUTO else ""
+            found.notes.append(f"check: {check}{budget} retrains no candidate, a head on frozen features is what was reached")
         found.evidence = evidence_of(material, index, held, seen, found.check)
     return found
 

@@ -22,7 +22,7 @@ from graft.files import replacing
 from graft.report import write_ranking
 from graft.study.material import Material
 from graft.transfer import EPOCHS
-from graft.transferability import all_scores
+from graft.transferability import all_scores, drawn_items
 from graft.transferability.predict import Predictor, write_evidence
 
 # Two candidates are told apart where this interval of their difference does not hold 0.
@@ -34,6 +34,9 @@ _MAY_LOSE = 0.02
 _FINALISTS = 3
 # A rung has at least so many items, and so many a class: fewer tell too little to drop anyone by.
 _LEAST_ITEMS, _LEAST_A_CLASS = 64, 4
+# So many items tell accuracies apart that are about 0.01 from each other (two standard errors of a share, at most): with twice as many, few
+# candidates are halved too.
+_ENOUGH_ITEMS = 5000
 # A step of training, forward and back, takes about three times the forward pass.
 _PASSES = 3
 
@@ -158,9 +161,10 @@ class Seen:
 def ranked(material: Material, index: np.ndarray, predictor: Predictor) -> tuple[list[Ranked], list[str], dict[str, Seen]]:
     """The candidates of a material, best first, by what they are predicted to reach on items like those in index.
 
-    Many candidates are looked at on few items first, see `rungs`: after each rung the better half goes on. Of the others, those whose
-    difference to the leader holds 0 at this rung go on too, best first, while no more than a third of all candidates would be left.
-    Also returns what was dropped when, in words, and what is known of each candidate by name.
+    Many candidates, or few on many items, are looked at on a part of the items first, see `rungs`: after each rung the better half goes on.
+    Of the others, those whose difference to the leader holds 0 at this rung go on too, best first, while no more than a third of all
+    candidates would be left. Of the last three only those go whose difference does not hold 0.
+    Also returns what was dropped when, and which scores are of a draw, in words, and what is known of each candidate by name.
     """
     # The fastest first, so that one who waits sees most the soonest.
     names = sorted(material.backbones, key=lambda name: -material.speeds[name])
@@ -170,6 +174,8 @@ def ranked(material: Material, index: np.ndarray, predictor: Predictor) -> tuple
     chance = 1.0  # that the best is still among them
     for size in rungs(len(index), len(names), len(material.dataset.classes)):
         last = size == len(index)
+        if len(names) == 1 and not last:
+            continue
         some = index[draw(material.target[index], material.task, size, material.seed)]
         for name in names:
             _look(material, name, seen[name], some)
@@ -182,28 +188,35 @@ def ranked(material: Material, index: np.ndarray, predictor: Predictor) -> tuple
             name, group = names[place], int(number[place]) if last else None
             chances = {"p_best": float(best[place]), "group": group, "loss": float(loss[place])}
             out.insert(behind, _row(material, name, seen[name], draws[place], centre[place], chances, len(index)))
-        if not last:
+        if gone and not last:
             notes.append(f"dropped on {size} of {len(index)} items: {', '.join(names[place] for place in gone)}")
             if same := [names[place] for place in gone if number[place] == 1]:
                 notes[-1] += f"; not told apart from the leader there: {', '.join(same)}"
         chance -= float(best[gone].sum())
         names = [names[place] for place in sorted(kept)]
+    if material.task == "classification" and (fewer := drawn_items(len(index))):
+        notes.append(f"scores of fewer items, drawn by class: {', '.join(f'{name} of {most:,}' for name, most in fewer.items())}")
     return out, notes, seen
 
 
 def rungs(n: int, candidates: int, classes: int) -> list[int]:
     """Numbers of items that candidates are looked at on, one after the other; the last is n.
 
-    As many halvings as leave about three candidates for all n items, so that 20 cost about what 5 do, but none below 64 items, or
-    four a class. Source: successive halving, Jamieson & Talwalkar 2016, arXiv:1502.07943. Differs: what grows is the number of items.
+    As many halvings as leave about three candidates for all n items, so that 20 cost about what 5 do, or, if those are more, as leave 5,000
+    items for the first rung; but none below 64 items, or four a class. Source: successive halving, Jamieson & Talwalkar 2016,
+    arXiv:1502.07943. Differs: what grows is the number of items.
     """
-    halvings = max(0, math.ceil(math.log2(candidates / _FINALISTS)))
+    if candidates == 1:
+        return [n]
+    halvings = max(0, math.ceil(math.log2(candidates / _FINALISTS)), math.floor(math.log2(n / _ENOUGH_ITEMS)))
     least = max(_LEAST_ITEMS, _LEAST_A_CLASS * classes)
     return [*(size for size in (n // 2**step for step in range(halvings, 0, -1)) if size >= least), n]
 
 
 def _kept(order: Sequence[int], draws: np.ndarray, candidates: int) -> list[int]:
     """Places of those that go on. order: best first."""
+    if len(order) <= _FINALISTS:
+        return [place for place in order if place == order[0] or _holds_zero(draws[order[0]] - draws[place])]
     half = math.ceil(len(order) / 2)
     tied = [place for place in order[half:] if _holds_zero(draws[order[0]] - draws[place])]
     return [*order[:half], *tied[: max(0, candidates // 3 - half)]]

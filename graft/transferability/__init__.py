@@ -33,6 +33,7 @@ __all__ = [
     "coding_rate",
     "discriminant",
     "distances",
+    "drawn_items",
     "evidence",
     "held_out",
     "neighbours",
@@ -62,3 +63,14 @@ def all_scores(features: np.ndarray, labels: np.ndarray, task: Task, source_outp
             )
         scores |= {name: SOURCE_SCORES[name](features, labels, source_outputs) for name in SOURCE_SCORES}
     return scores | {name: LABEL_FREE_SCORES[name](features) for name in LABEL_FREE_SCORES}
+
+
+def drawn_items(n: int) -> dict[str, int]:
+    """Scores that look at fewer than n items, drawn by class, by name: at how many. All others look at all, but for those of the room."""
+    at_most = {
+        "knn": neighbours._MOST_ITEMS,
+        "logistic_cv": held_out._LOGISTIC_ITEMS,
+        "nleep": source_outputs._MOST_ITEMS,
+        "parc": similarity._PARC_ITEMS,
+    }
+    return {name: most for name, most in at_most.items() if most < n}

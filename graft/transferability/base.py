@@ -67,14 +67,15 @@ def checked_numbers(where: str, features: np.ndarray, labels: np.ndarray) -> tup
     return at_most_items(where, checked_features(where, features, problems), labels.astype(np.float64), "regression")
 
 
-def checked_outputs(where: str, labels: np.ndarray, source_outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (n,) as 0 to c - 1 and outputs (n, z) as float64 rows that sum to 1.
+def checked_outputs(where: str, features: np.ndarray, labels: np.ndarray, source_outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (n,) as 0 to c - 1 and outputs (n, z) as float64 rows that sum to 1. features: (n, d), of which only n is looked at.
 
-    Raises GraftError for outputs that are no probabilities or of another number of items, and for labels as in `checked_classes`.
+    Raises GraftError for outputs that are no probabilities, features or outputs of another number of items than labels, and for labels as
+    in `checked_classes`.
     """
     outputs = np.asarray(source_outputs)
-    problems = []
-    if outputs.ndim != 2 or not np.issubdtype(outputs.dtype, np.number):
+    problems = _label_problems(where, features, np.asarray(labels))
+    if outputs.ndim != 2 or not np.issubdtype(outputs.dtype, np.number) or not outputs.shape[1]:
         problems.append(f"score {where}: source_outputs have shape {outputs.shape} of {outputs.dtype}, expected (n, z) probabilities.")
     elif not np.isfinite(outputs).all() or (outputs < 0).any() or (np.abs(outputs.sum(axis=1) - 1) > _NOT_ONE).any():
         problems.append(
@@ -82,6 +83,8 @@ def checked_outputs(where: str, labels: np.ndarray, source_outputs: np.ndarray) 
             f"{outputs.sum(axis=1).min():.4g} to {outputs.sum(axis=1).max():.4g}, expected probabilities that sum to 1. "
             "Apply a softmax to the logits first."
         )
+    elif np.ndim(labels) == 1 and len(outputs) != len(labels):
+        problems.append(f"score {where}: source_outputs of {len(outputs)} items and {len(labels)} labels, expected one row for each item.")
     raise_all(problems)
     # What is asked of the labels is the same; that constant outputs tell nothing is an answer here, not a fault.
     varied = np.column_stack([outputs, np.arange(len(outputs))])
@@ -139,12 +142,12 @@ def _label_problems(where: str, features: np.ndarray, labels: np.ndarray) -> lis
     return []
 
 
-def at_most_items(where: str, features: np.ndarray, labels: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
+def at_most_items(where: str, features: np.ndarray, labels: np.ndarray, task: Task, kind: str = "score") -> tuple[np.ndarray, np.ndarray]:
     """Features and labels as they are; where items and features both are more than 5,000, those of 5,000 items, with a warning."""
     if min(features.shape) <= MOST_ITEMS:
         return features, labels
     warnings.warn(
-        f"score {where}: {len(features)} items of {features.shape[1]} features are too many at once; it is that of {MOST_ITEMS} of them.",
+        f"{kind} {where}: {len(features)} items of {features.shape[1]} features are too many at once; it is that of {MOST_ITEMS} of them.",
         stacklevel=4,
     )
     return draw_items(features, labels, MOST_ITEMS, task)

@@ -1,7 +1,7 @@
 """Distances between a source's data and a target's: MMD, Frechet, proxy A-distance, CKA, OTDD. numpy, SciPy and scikit-learn."""
 
 import numpy as np
-from scipy.linalg import svdvals
+from scipy.linalg import eigh, svdvals
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from sklearn.linear_model import LogisticRegression
@@ -12,6 +12,7 @@ from graft.scatter import one_thread, principal_axes
 from graft.transferability.base import (
     DISTANCES,
     MOST_ITEMS,
+    at_most_items,
     checked_features,
     checked_pair,
     class_sums,
@@ -48,11 +49,42 @@ def frechet(source: np.ndarray, target: np.ndarray) -> float:
     """Squared Wasserstein distance of two Gaussians with the sides' means and covariances (Fréchet distance, as FID has it).
 
     source: (n, d) float. target: (m, d) float. Returns at least 0, in the features' unit squared; small samples are too far apart, so that
-    only distances of equal n and m are comparable. Raises GraftError as all distances do: see the room.
+    only distances of equal n and m are comparable. Raises GraftError as all distances do: see the room. Where the source's mean and
+    covariance are all there is: `frechet_to_statistics`.
     """
-    source, target = checked_pair("frechet", source, target)
+    source, target = (_few_enough(side) for side in checked_pair("frechet", source, target))
     gap = source.mean(axis=0) - target.mean(axis=0)
     return float(gap @ gap) + _bures(_root(source), _root(target))
+
+
+@one_thread
+def frechet_to_statistics(mean: np.ndarray, covariance: np.ndarray, target: np.ndarray) -> float:
+    """`frechet` to a source of which only statistics are at hand, as they are published for FID.
+
+    mean: (d,) float. covariance: (d, d) float, of the source's features over n. target: (m, d) float. Returns as `frechet`.
+    Raises GraftError for statistics of another shape, not finite, or no covariance (not symmetric, a variance below 0 along an axis), and
+    for a target as all distances do: see the room.
+    """
+    target = _few_enough(checked_features("frechet", target, kind="distance", side="target features"))
+    mean, covariance, d = np.asarray(mean), np.asarray(covariance), target.shape[1]
+    if mean.shape != (d,) or covariance.shape != (d, d):
+        raise GraftError(
+            f"distance frechet: mean has shape {mean.shape} and covariance {covariance.shape}, expected ({d},) and ({d}, {d}) as target "
+            f"has {d} features. Take the statistics of the backbone that target was run through."
+        )
+    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise GraftError("distance frechet: mean or covariance is not finite, expected numbers.")
+    squares, axes = eigh(covariance)
+    skew, largest = float(np.abs(covariance - covariance.T).max()), float(np.abs(squares).max())
+    # Statistics that were kept as float32 are off by 1e-7 of the largest.
+    if max(skew, -float(squares[0])) > 1e-5 * largest:
+        raise GraftError(
+            f"distance frechet: covariance is off its transpose by up to {skew:.3g} and has variances of "
+            f"{squares[0]:.3g} to {squares[-1]:.3g} along its axes, expected a symmetric matrix and none below 0."
+        )
+    gap = mean - target.mean(axis=0)
+    return float(gap @ gap) + _bures(axes * np.sqrt(np.maximum(squares, 0.0)), _root(target))
 
 
 @DISTANCES.add("Ben-David et al. 2006, NeurIPS 19")
@@ -153,6 +185,10 @@ def _bures(root: np.ndarray, other: np.ndarray) -> float:
     """tr(A + B - 2 (A^1/2 B A^1/2)^1/2) from roots of A and B: the last trace is the sum of singular values of their product."""
     trace = float((root**2).sum() + (other**2).sum())
     return max(0.0, trace - 2 * float(svdvals(root.T @ other).sum()))
+
+
+def _few_enough(features: np.ndarray) -> np.ndarray:
+    return at_most_items("frechet", features, np.zeros(len(features), int), "classification", "distance")[0]
 
 
 def _drawn(features: np.ndarray, at_most: int) -> np.ndarray:

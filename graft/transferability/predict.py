@@ -29,7 +29,7 @@ STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, math.inf)
 _LEAST_DATA_SETS = 3
 # Spread (in logits) that is left between a prediction and the truth however many items there are: keeps large cases from ruling the fit.
 _SPREAD = 0.3
-_NEEDED = ("data", "labels_a_class", "seed", "backbone", "classes", "n", "cross_validated", "n_judged")
+_NEEDED = ("data", "labels_a_class", "seed", "backbone", "classes", "n", "cross_validated", "n_judged", "probe")
 
 Row = Mapping[str, Any]
 
@@ -358,21 +358,37 @@ def cases_of(rows: Sequence[Row]) -> list[list[Row]]:
 def read_evidence(*paths: str | Path) -> list[dict[str, str]]:
     """Rows of the recorded runs, and of a user's own files of the same columns; more columns are no harm.
 
-    Raises GraftError that names the file, and the columns that lack or the numbers that are none.
+    Raises GraftError that names the file, and what it is instead of a CSV, the columns that lack, the numbers that are none, or that no
+    row has a truth, `probe`, to learn from.
     """
     rows: list[dict[str, str]] = []
     for path in (EVIDENCE, *map(Path, paths)):
-        if not path.exists():
-            raise GraftError(f"{path}: there is no such file, expected a CSV of recorded runs.")
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            lacking = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
-            if lacking:
-                raise GraftError(f"{path}: columns {', '.join(lacking)} are missing, expected those of {EVIDENCE.name}.")
-            read = list(reader)
+        columns, read = _read_csv(path)
+        lacking = [name for name in _NEEDED if name not in columns]
+        if lacking:
+            raise GraftError(f"{path}: columns {', '.join(lacking)} are missing, expected those of {EVIDENCE.name}.")
         raise_all([f"{path}: line {line}: {problem}" for line, row in enumerate(read, start=2) for problem in _problems(row)])
+        if not any(row["probe"] for row in read):
+            raise GraftError(
+                f"{path}: none of {len(read)} rows has a number in column probe, the accuracy that a head on frozen features reached, "
+                "expected one in each. `graft rank DATA --check --out RUN` leaves such rows in RUN/evidence.csv."
+            )
         rows += read
     return rows
+
+
+def _read_csv(path: Path) -> tuple[Sequence[str], list[dict[str, str]]]:
+    """Names of the columns, and the rows."""
+    if not path.is_file():
+        there = "this is a folder" if path.is_dir() else "there is no such file"
+        raise GraftError(f"{path}: {there}, expected a CSV of recorded runs.")
+    try:
+        # -sig: what Excel saves as a CSV begins with a mark of its encoding.
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            return reader.fieldnames or (), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise GraftError(f"{path}: this is no CSV in UTF-8 ({error}), expected one of recorded runs.") from error
 
 
 def write_evidence(rows: Sequence[Row], path: Path) -> None:
@@ -387,9 +403,19 @@ def write_evidence(rows: Sequence[Row], path: Path) -> None:
 
 def _problems(row: Row) -> Iterable[str]:
     for name, low, high in (("cross_validated", 0.0, 1.0), ("n", 1.0, math.inf), ("n_judged", 1.0, math.inf), ("classes", 2.0, math.inf)):
-        try:
-            fits = low <= float(row[name]) <= high
-        except (TypeError, ValueError):
-            fits = False
-        if not fits:
+        if not low <= _read_number(row[name]) <= high:
             yield f"{name} is {row[name]!r}, expected a number from {low:g} to {high:g}"
+    for name in ("probe", "tuned"):
+        if row.get(name) and not 0 <= _read_number(row[name]) <= 1:
+            yield f"{name} is {row[name]!r}, expected a number from 0 to 1, or nothing"
+    for name in (*SCORES, "published", "parameters", "size_px"):
+        if row.get(name) and math.isnan(_read_number(row[name])):
+            yield f"{name} is {row[name]!r}, expected a number, or nothing"
+
+
+def _read_number(value: Any) -> float:
+    """The number that a text says, NaN where it says none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan

@@ -19,11 +19,11 @@ _KEPT_VARIANCE = 0.8
 def nce(features: np.ndarray, labels: np.ndarray, source_outputs: np.ndarray) -> float:
     """Minus the entropy of the label given the class that the source's own classifier chooses (negative conditional entropy).
 
-    features: unused. labels: (n,) int. source_outputs: (n, z) probabilities, of which the largest counts.
+    features: (n, d), unused. labels: (n,) int. source_outputs: (n, z) probabilities, of which the largest counts.
     Returns nats, -log(c) to 0, higher is better; it grows where the source has many classes, few items each.
-    Raises GraftError for outputs that are no probabilities, fewer than 4 items or 2 classes.
+    Raises GraftError for inputs of different n, outputs that are no probabilities, fewer than 4 items or 2 classes.
     """
-    labels, outputs = checked_outputs("nce", labels, source_outputs)
+    labels, outputs = checked_outputs("nce", features, labels, source_outputs)
     joint = np.zeros((labels.max() + 1, outputs.shape[1]))
     np.add.at(joint, (labels, outputs.argmax(axis=1)), 1 / len(labels))
     label, chosen = np.nonzero(joint)
@@ -34,11 +34,11 @@ def nce(features: np.ndarray, labels: np.ndarray, source_outputs: np.ndarray) ->
 def leep(features: np.ndarray, labels: np.ndarray, source_outputs: np.ndarray) -> float:
     """Mean log-likelihood of the labels when each is drawn given a source class, and that from the source classifier's output.
 
-    features: unused. labels: (n,) int. source_outputs: (n, z) probabilities.
+    features: (n, d), unused. labels: (n,) int. source_outputs: (n, z) probabilities.
     Returns nats, -log(c) to 0, higher is better.
-    Raises GraftError for outputs that are no probabilities, fewer than 4 items or 2 classes.
+    Raises GraftError for inputs of different n, outputs that are no probabilities, fewer than 4 items or 2 classes.
     """
-    labels, outputs = checked_outputs("leep", labels, source_outputs)
+    labels, outputs = checked_outputs("leep", features, labels, source_outputs)
     return _expected_prediction(labels, outputs)
 
 
