@@ -383,6 +383,19 @@ def test_with_a_budget_auto_retrains_and_the_budget_is_kept(monkeypatch):
     assert any(note.startswith("auto ") for note in study.notes)
 
 
+@pytest.mark.parametrize(("budget", "why"), [("30s", "of the budget of 30 s too little is left"), (None, "there is no budget")])
+def test_why_auto_retrains_nothing_tells_a_budget_that_is_too_small_from_none(budget, why, monkeypatch):
+    monkeypatch.setattr(times, "_LEAST_FIT", 1e6)
+    # As above: enough held-out answers are wrong to go on.
+    frame = table(60, split=True).assign(label=np.random.default_rng(0).choice(["fruit", "metal"], 60))
+    study = run(frame, backbone="tiny:text", budget=budget)
+    (note,) = [note for note in study.notes if note.startswith("auto ")]
+    assert f": {why} " in note and note.endswith(
+        "find out whether retraining pays." if budget else "for finding out whether retraining pays."
+    )
+    assert study.model.climb_.why in note
+
+
 def test_pictures_work_end_to_end_with_broken_files(tmp_path):
     rng = np.random.default_rng(0)
     for name, level in (("dark", 40), ("bright", 160)):
