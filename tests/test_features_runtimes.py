@@ -166,7 +166,9 @@ def test_a_runtime_that_fails_is_named_and_passed_over(fakes):
         raise RuntimeError("no rule for aten::strange\nand more")
 
     runtimes.RUNTIMES._members["swift"] = runtimes.costs(0.0, 9.0)(fails)
-    with pytest.warns(UserWarning, match=r"runtime swift cannot run tiny:image \(RuntimeError: no rule for aten::strange and more\).*passed over"):
+    with pytest.warns(
+        UserWarning, match=r"runtime swift cannot run tiny:image \(RuntimeError: no rule for aten::strange and more\).*passed over"
+    ):
         assert chosen(300) == REFERENCE
 
 
