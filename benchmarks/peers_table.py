@@ -44,9 +44,11 @@ def summary(path, since=""):
         lines = []
         for (data, peer), group in pairs.groupby(["data", "contender"], sort=False):
             lines += [line(data, peer, setting, some) for setting, some in group.groupby("setting", sort=False)]
-            settings = group["setting"].str.removesuffix(ONE_CORE).nunique()
-            if settings > 1:
-                lines.append(line(data, peer, f"best of {settings}, by test accuracy", best(group)))
+            played = group["setting"].str.removesuffix(ONE_CORE).groupby(group["seed"]).nunique()
+            if played.max() > 1:
+                # A seed that played fewer has no best of as many.
+                whole = group[group["seed"].map(played) == played.max()]
+                lines.append(line(data, peer, f"best of {played.max()}, by test accuracy", best(whole)))
         parts.append(rows.markdown(HEADER, lines))
     if len(alone):
         lines = [alone_line(*key, group) for key, group in alone.groupby(["data", "setting"], sort=False)]

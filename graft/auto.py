@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -42,6 +42,8 @@ _LEAST_MISTAKES = 9
 # Expected so many times as often, mistakes are as many with 90 %: 13.5 of them vary by 3.7.
 _SURELY = 1.5
 _NORMAL_95 = 1.96
+
+NO_BUDGET = "there is no budget for finding out whether retraining pays"
 
 Answer = Callable[[str, int, np.ndarray, np.ndarray], np.ndarray]
 
@@ -100,6 +102,13 @@ class Climb:
     rungs: tuple[Rung, ...]
     why: str
 
+    def of_study(self, seconds: float) -> "Climb":
+        """The same, told to who gave a whole study so many seconds, of which none were left for retraining."""
+        before, found, _ = self.why.partition(NO_BUDGET)
+        if not found:
+            return self
+        return replace(self, why=f"{before}of the budget of {seconds:.0f} s too little is left to find out whether retraining pays.")
+
 
 def climb(
     answer: Answer,
@@ -151,7 +160,7 @@ def climb(
             return stay(best, few)
     if time_left is None:
         hint = " Of so many items it often does: name one (--budget 10m)." if once(n) and dearer else ""
-        return stay(best, f"there is no budget for finding out whether retraining pays.{hint}")
+        return stay(best, f"{NO_BUDGET}.{hint}")
     number = time_left.parts(n_parts(n), dearer, ladder.least_parts(best))
     if number > 1:
         parts = folds(target, task, _INNER_FOLDS, seed, blocks=blocks)[:number]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from graft import features
 from graft.backbones.tiny import load
 from graft.errors import GraftError
 from graft.features import cache_folder, extract, known_throughput, one_ahead, store, throughput
@@ -268,6 +270,17 @@ def test_throughput_is_measured_once_and_remembered(cache):
     path.write_text("{")
     with pytest.warns(UserWarning, match="measured again"):
         assert throughput(load("text"), items) > 0
+
+
+@pytest.mark.parametrize(("known", "new"), [(40, 1), (40, 10), (200, 20), (12, 1)])
+def test_throughput_is_not_that_of_a_few_new_items(known, new, monkeypatch):
+    """Most are found in the cache; the few others would be timed together with the setting up of the runtime."""
+    choose = features.choose
+    monkeypatch.setattr(features, "choose", lambda *given, **named: (time.sleep(2), choose(*given, **named))[1])
+    items = make_texts(known + new)
+    extract(load("text"), items[:known], runtime="torch")
+    # So many take a tenth of a second and less.
+    assert throughput(load("text"), items) > 30
 
 
 def test_a_measured_throughput_is_known_by_the_backbones_name(cache):

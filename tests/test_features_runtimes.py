@@ -166,7 +166,9 @@ def test_a_runtime_that_fails_is_named_and_passed_over(fakes):
         raise RuntimeError("no rule for aten::strange\nand more")
 
     runtimes.RUNTIMES._members["swift"] = runtimes.costs(0.0, 9.0)(fails)
-    with pytest.warns(UserWarning, match=r"runtime swift cannot run tiny:image \(RuntimeError: no rule for aten::strange\).*passed over"):
+    with pytest.warns(
+        UserWarning, match=r"runtime swift cannot run tiny:image \(RuntimeError: no rule for aten::strange and more\).*passed over"
+    ):
         assert chosen(300) == REFERENCE
 
 
@@ -211,6 +213,28 @@ def test_a_converted_network_is_kept_for_pretrained_weights_and_opened_again(mon
     monkeypatch.setattr(openvino, "convert_model", lambda *_, **__: pytest.fail("converted again"))
     other = make("text", 45)
     np.testing.assert_allclose(extract(load("text"), other, runtime="openvino")[:40], first, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["model.bin", "model.xml"])
+@pytest.mark.parametrize("keeps", [0.5, 0.0, None])
+def test_a_converted_network_that_cannot_be_read_is_named_and_converted_again(part, keeps):
+    pytest.importorskip("openvino")
+    items = make("image", 40)
+    extract(load("image"), items, runtime="openvino")
+    (folder,) = (cache_folder() / "models").glob("*/*")
+    whole = (folder / part).read_bytes()
+    (folder / part).unlink()
+    if keeps is not None:
+        (folder / part).write_bytes(whole[: int(keeps * len(whole))])
+    other = make("image", 40, seed=1)
+    with pytest.warns(
+        UserWarning, match=rf"{re.escape(str(folder))}: the converted network cannot be read \(.+\); it is converted again\."
+    ):
+        found = extract(load("image"), other, runtime="openvino")
+    np.testing.assert_allclose(found, extract(load("image"), other, runtime=REFERENCE, cache=False), atol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        extract(load("image"), make("image", 40, seed=2), runtime="openvino")
 
 
 def test_a_network_that_is_not_cached_leaves_nothing_behind(cache):

@@ -280,13 +280,6 @@ def test_attempts_from_scratch_go_on_until_the_time_is_up_and_are_as_many_the_ne
     assert len(tried) == 2 * n_tried
 
 
-def test_a_budget_too_small_is_refused_with_the_smallest_that_works():
-    with pytest.raises(
-        GraftError, match=r"budget 0\.01s: 40 items at tiny:text \d+ items/s.* The smallest that works is about --budget (\d+)s"
-    ):
-        run(table(40), backbone="tiny:text", budget=0.01)
-
-
 def test_the_plan_for_the_time_is_said_before_it_is_spent():
     events = []
     run(table(40), backbone="tiny:text", progress=events.append)

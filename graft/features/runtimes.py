@@ -138,9 +138,8 @@ def _openvino(network: Tapped, sample: State, kept: Path, precision: str = "f32"
     openvino = require("openvino", "fast")
     core, example = openvino.Core(), _example(sample)
     names = sorted(example) if isinstance(example, dict) else []
-    if kept.exists():
-        model = core.read_model(kept / "model.xml")
-    else:
+    model = _opened(core, kept)
+    if model is None:
         # A copy: converting patches the modules that it traces.
         whole = _Positional(copy.deepcopy(network), names).eval()
         with warnings.catch_warnings():
@@ -274,9 +273,8 @@ class _Bench:
             except GraftError:
                 raise
             except Exception as error:  # A converter may raise anything at all; what it said is passed on.
-                said = (str(error).strip() or repr(error)).splitlines()[0][:200]
                 raise GraftError(
-                    f"runtime {name} cannot run {self.network.backbone.name} ({type(error).__name__}: {said}), expected it to. "
+                    f"runtime {name} cannot run {self.network.backbone.name} ({type(error).__name__}: {_said(error)}), expected it to. "
                     "Use runtime='torch'."
                 ) from error
             self.runs[name] = run
@@ -390,6 +388,23 @@ def _example(sample: State) -> State:
     example["attention_mask"][:] = 1
     example["attention_mask"][0, -1] = 0
     return example
+
+
+def _opened(core: Any, folder: Path) -> Any:
+    """A network that was converted before; None where there is none, or, after a warning, none that can be read: it is removed."""
+    if not folder.exists():
+        return None
+    try:
+        return core.read_model(folder / "model.xml")
+    except RuntimeError as error:
+        warnings.warn(f"{folder}: the converted network cannot be read ({_said(error)}); it is converted again.", stacklevel=2)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _said(error: Exception) -> str:
+    """What an error says, in one line: OpenVINO's first one names its own source file alone."""
+    return " ".join((str(error).strip() or repr(error)).split())[:300]
 
 
 def _keep(openvino: Any, model: Any, folder: Path) -> None:

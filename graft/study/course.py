@@ -111,6 +111,7 @@ class Course:
         self.judged.outputs[self.classical.name] = [self.classical.fit_and_predict(*self.cut.folds[0])]
         if AUTO in self.strategies:
             shared = sum(row["seconds"] for row in self.ranking)
+            material.budget = self.budget
             material.fit_seconds = self.clock.fit_seconds(shared, self.classical.seconds * len(self.cut.folds))
         # By a clock, so by the first process's.
         self.strategies, dropped = processes.from_first(affordable(self.clock, self.strategies))

@@ -45,7 +45,8 @@ class Material:
     """A checked data set with what is computed from it once: backbones loaded, features extracted.
 
     backbones: by name. metric: name of the one that is chosen by. tap: what is read off the backbones at once. fit_seconds: for
-    each fit of `auto`; None: it retrains nothing. Choosing and judging get their items by index (n,) into the data set.
+    each fit of `auto`; None: it retrains nothing. budget: seconds of the whole study, None without a limit. Choosing and judging get
+    their items by index (n,) into the data set.
     """
 
     dataset: Dataset
@@ -55,6 +56,7 @@ class Material:
     tap: str = "pooled"
     progress: Progress = None
     fit_seconds: float | None = None
+    budget: float | None = None
     recipe: Recipe | None = None
     speeds: dict[str, float] = field(default_factory=dict)
     # What extracting takes, also where the features were found on the disk; and what it took this time.
@@ -115,7 +117,10 @@ class Material:
         model = Transfer(
             self.backbones[candidate.backbone], candidate.strategy, budget=self.fit_seconds, recipe=self.recipe, random_state=self.seed
         )
-        return self.fit_model(model, index, states=self.states)
+        self.fit_model(model, index, states=self.states)
+        if model.climb_ and self.budget is not None:
+            model.climb_ = model.climb_.of_study(self.budget)
+        return model
 
     def fit_model(
         self, model: Transfer, index: np.ndarray, *, states: States | None = None, items_per_epoch: int | None = None

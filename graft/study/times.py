@@ -62,9 +62,16 @@ class Clock:
 
     def estimate(self) -> float:
         """Seconds that a study takes from here in which nothing is retrained, about: what is printed before they are spent."""
-        extraction = sum(self.material.extraction_seconds.values())
-        heads = self.heads()
+        extraction, heads = self.extraction(), self.heads()
         return max(_LEAST_SCRATCH, _SCRATCH * (extraction + heads)) * _WITH_CURVE + extraction + 2 * heads + _PAGE
+
+    def extraction(self, *backbones: str) -> float:
+        """Seconds of running these backbones, all unless named; over random views too where a strategy that was named reads them."""
+        material, passes = self.material, 1
+        if material.dataset.modality == "image":
+            named = [strategy for strategy in self.settings["strategies"] if strategy != AUTO]
+            passes = max((material.plan(Candidate(name, strategy)).views for name in material.backbones for strategy in named), default=1)
+        return passes * sum(material.extraction_seconds[name] for name in backbones or material.backbones)
 
     def heads(self) -> float:
         """Seconds of fitting heads, about: ranking by five folds, then comparing and fitting in each fold of the study.
@@ -83,16 +90,27 @@ class Clock:
         return most
 
     def refuse_too_little(self) -> None:
-        """Raise GraftError where the budget does not allow even a study in which nothing is retrained."""
+        """Raise GraftError where the budget does not allow even a study with the cheapest of the strategies."""
         # What an interrupted run has spent bought what this one goes on from: the budget was enough then.
-        if self.budget is not None and not self.earlier and self.estimate() > self.left():
-            least = math.ceil(1.1 * (self.estimate() + self.budget - self.left()))
+        if self.budget is None or self.earlier:
+            return
+        strategy, retraining = self.cheapest()
+        if (needed := self.estimate() + retraining) > self.left():
+            least = math.ceil(1.1 * (needed + self.budget - self.left()))
             speeds = ", ".join(f"{name} {speed:.0f} items/s" for name, speed in self.material.speeds.items())
+            fits = f" and {self.n_fits} fits of {strategy}" if retraining else ""
             raise GraftError(
-                f"budget {self.budget:g}s: {len(self.material.dataset)} items at {speeds}, with the controls, take about "
-                f"{self.estimate():.0f} s here, expected a budget that allows for them. The smallest that works is about "
-                f"--budget {least}s; fewer backbones or items take less."
+                f"budget {self.budget:g}s: {len(self.material.dataset)} items at {speeds}, with the controls{fits}, take about "
+                f"{needed:.0f} s here, expected a budget that allows for them. The smallest that works is about "
+                f"--budget {least}s; fewer backbones or items take less{', and so does --strategy auto' if retraining else ''}."
             )
+
+    def cheapest(self) -> tuple[str, float]:
+        """The strategy that is tried whatever the budget, and the seconds that its fits, and as much from scratch, take at most."""
+        costs = {strategy: self.cost(strategy) for strategy in self.settings["strategies"]}
+        strategy = min(costs, key=lambda name: costs[name])
+        # A cost is that of two fits; what has no rival is not tried before it is fitted.
+        return strategy, self.n_fits * costs[strategy] / 2 * (1 + _SCRATCH * _WITH_CURVE)
 
     def retraining(self, plays: int) -> float:
         """Seconds that named strategies take besides, at most and about: tried and fitted in each fold, and as long from scratch.
@@ -107,15 +125,13 @@ class Clock:
     def words(self, plays: int) -> str:
         """The plan for the time, in a sentence. plays: see `retraining`."""
         material = self.material
-        reading = ", ".join(
-            f"{name} at {material.speeds[name]:.0f} items/s {material.extraction_seconds[name]:.0f} s" for name in material.backbones
-        )
+        reading = ", ".join(f"{name} at {material.speeds[name]:.0f} items/s {self.extraction(name):.0f} s" for name in material.backbones)
         if self.budget is None:
             retraining, rest = self.retraining(plays), "heads, controls, label curve and page: the rest"
             besides = f", and up to {retraining:.0f} s for the retraining that was named" if retraining else ""
             return f"estimate: about {self.estimate():.0f} s (extraction: {reading}; {rest}){besides}"
         spare = max(0.0, self.left() - self.estimate())
-        beside = self.estimate() - sum(material.extraction_seconds.values())
+        beside = self.estimate() - self.extraction()
         return (
             f"plan for {self.budget:.0f} s: extraction {reading}; heads, controls, label curve and page about {beside:.0f} s; "
             f"retraining and its from-scratch control up to {spare:.0f} s"

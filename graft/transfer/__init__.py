@@ -64,7 +64,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
     recipe: how the plan is played, see `graft.records.Recipe`; without a patience of its own, a third
     of the plan's epochs, at least three.
     test_views: of each image that predictions are averaged over: the judged one, and random ones.
-    budget: for "auto", seconds or text ("5m") to spend; None: nothing is retrained.
+    budget: for "auto", seconds or text ("5m") to spend; None: nothing is retrained. Unlike `graft run` it refuses none: extraction and
+    the frozen head take what they take, and what is left goes to retraining.
     random_state: seed of everything drawn; the same call twice gives the same model.
 
     After fit: `classes_`, `task_`, `plan_`, `backbone_`, `head_`, `history_` (an Epoch for each epoch trained),

@@ -1,0 +1,69 @@
+"""What a budget buys a study: refused where it is too small, random views counted, and said where nothing is left for retraining."""
+
+import re
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_study import table
+
+from graft.backbones import load_backbone
+from graft.data import load
+from graft.errors import GraftError
+from graft.study import run, times
+from graft.study.material import Material
+
+pytestmark = pytest.mark.usefixtures("quick_studies")
+
+
+def test_a_budget_too_small_is_refused_with_the_smallest_that_works():
+    with pytest.raises(
+        GraftError, match=r"budget 0\.01s: 40 items at tiny:text \d+ items/s.* The smallest that works is about --budget (\d+)s"
+    ):
+        run(table(40), backbone="tiny:text", budget=0.01)
+
+
+def test_a_budget_too_small_for_the_only_strategy_named_is_refused_with_the_smallest_that_works(monkeypatch):
+    monkeypatch.setattr(times, "training_speed", lambda *_: 10.0)
+    # Six fits of ten epochs of 40 items at 10 a second, and 1.43 times that from scratch.
+    with pytest.raises(
+        GraftError, match=r"budget 60s: 50 items .* and 6 fits of full, take about 58\d s .*--budget (6[45]\d)s; .*--strategy auto\."
+    ) as found:
+        run(table(50), backbone="tiny:text", strategy="full", budget="60s")
+    least = float(re.search(r"--budget (\d+)s", str(found.value))[1])
+    material = Material(load(table(50)), {"tiny:text": load_backbone("tiny:text")}, "accuracy", 0)
+    for strategies, budget in ((["full"], least), (["full", "feature_extraction"], 60.0), (["full", "auto"], 60.0)):
+        times.Clock(material, budget, time.perf_counter(), 40, 6, {"strategies": strategies}).refuse_too_little()
+
+
+@pytest.mark.parametrize(("modality", "passes"), [("image", 4), ("text", 1)])
+def test_random_views_that_a_named_strategy_reads_are_counted(modality, passes, tmp_path):
+    """Texts have none."""
+    for place in range(8):
+        path = tmp_path / f"class{place % 2}" / f"{place}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (20 * place, 0, 0)).save(path)
+    name, data = f"tiny:{modality}", load(tmp_path if modality == "image" else table(8))
+    material = Material(data, {name: load_backbone(name)}, "accuracy", 0)
+    material.extraction_seconds = {name: 100.0}
+
+    def clock(*strategies):
+        return times.Clock(material, 2000.0, time.perf_counter(), 10, 6, {"strategies": [*strategies]})
+
+    assert clock("feature_extraction").extraction() == clock("auto").extraction() == 100
+    assert clock("feature_extraction", "views").extraction() == 100 * passes
+    assert f"items/s {100 * passes} s; heads" in clock("views").words(plays=4)
+
+
+@pytest.mark.parametrize(("budget", "why"), [("30s", "of the budget of 30 s too little is left"), (None, "there is no budget")])
+def test_why_auto_retrains_nothing_tells_a_budget_that_is_too_small_from_none(budget, why, monkeypatch):
+    monkeypatch.setattr(times, "_LEAST_FIT", 1e6)
+    # Labels drawn at random: enough held-out answers are wrong to go on.
+    frame = table(60, split=True).assign(label=np.random.default_rng(0).choice(["fruit", "metal"], 60))
+    study = run(frame, backbone="tiny:text", budget=budget)
+    (note,) = [note for note in study.notes if note.startswith("auto ")]
+    assert f": {why} " in note and note.endswith(
+        "find out whether retraining pays." if budget else "for finding out whether retraining pays."
+    )
+    assert study.model.climb_.why in note
