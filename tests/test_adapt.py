@@ -136,7 +136,7 @@ def test_a_label_may_be_written_as_text_or_as_another_number(data):
         assert known.places.tolist() == list(range(10)) and known.labels.tolist() == truth[:10].tolist()
 
 
-def test_a_class_that_the_source_lacks_is_told_left_out_and_rejected_on_request(data):
+def test_a_class_that_the_source_lacks_is_told_left_out_and_rejected_on_request(data, tmp_path):
     X, y, target, truth = data
     strange = np.concatenate([target, np.full((10, 4), 40.0)])
     labels = {place: ["ham", "spam"][truth[place]] for place in range(10)} | {50: "phish", 51: "phish"}
@@ -149,6 +149,8 @@ def test_a_class_that_the_source_lacks_is_told_left_out_and_rejected_on_request(
     answers, unsure = model.predict(target), model.predict_proba(target).max(1) < 0.9
     assert 0 < unsure.sum() < len(target)
     assert (answers[unsure] == "unknown").all() and set(answers[~unsure]) <= {"ham", "spam"}
+    model.model_.save(tmp_path / "model")
+    assert (Transfer.load(tmp_path / "model").predict(target) == answers).all()
     assert set(model.set_params(unknown=0.0).predict(target)) <= {"ham", "spam"}
 
 

@@ -200,11 +200,14 @@ def test_what_is_too_unsure_is_written_as_unknown(files):
     plain = rows_of(files / "plain" / "predictions.csv")
     sure = [max(float(row[f"probability {name}"]) for name in CLASSES) for row in plain]
     asked = round(float(np.median(sure)), 3)
-    adapted(files, unknown=asked)
+    found = adapted(files, unknown=asked)
     rows = rows_of(files / "run" / "predictions.csv")
     assert {row["prediction"] for row in plain} <= set(CLASSES)
     expected = ["unknown" if share < asked else row["prediction"] for row, share in zip(plain, sure, strict=True)]
     assert [row["prediction"] for row in rows] == expected and 0 < expected.count("unknown") < 24
+    assert f'below a probability of {asked:g} are "unknown": {expected.count("unknown")} of the 24 ' in " ".join(found.record.notes)
+    done = CliRunner().invoke(app, ["predict", str(files / "run"), str(files / "chat.csv"), "--out", str(files / "p.csv")])
+    assert done.exit_code == 0 and [row["prediction"] for row in rows_of(files / "p.csv")] == expected
 
 
 # -- what may be a source

@@ -17,10 +17,10 @@ from graft.adapt.sides import Progress, Sides, Source, both, without_source
 from graft.backbones.base import Backbone
 from graft.budget import budget_seconds
 from graft.errors import GraftError
+from graft.outputs import UNKNOWN
 from graft.records import Plan, Recipe
 from graft.transfer import EPOCHS, LR, Transfer
-
-UNKNOWN = "unknown"
+from graft.transfer.inputs import is_numeric
 
 
 class Adapt(ClassifierMixin, BaseEstimator):
@@ -125,6 +125,7 @@ class Adapt(ClassifierMixin, BaseEstimator):
     def _keep(self, outcome: Outcome) -> None:
         outlook = outcome.outlooks[outcome.decision.place]
         self.outcome_, self.model_, self.source_only_ = outcome, outcome.model, outcome.sides.model
+        self.model_.unknown_ = self.unknown
         self.adapted_, self.reasons_ = outcome.decision.place > 0, outcome.decision.reasons
         self.estimate_ = {"score": outlook.score, "interval": outlook.interval} if outlook and outlook.is_told else {}
         self.classes_ = outcome.model.classes_
@@ -158,14 +159,7 @@ class Adapt(ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Labels (n,) of items of the target; "unknown" (numeric classes: -1) below the asked probability. Of a regression values (n,)."""
         check_is_fitted(self, "model_")
-        outputs = self.model_.predict_outputs(X)
-        labels = self.model_.decode(outputs)
-        if not self.unknown or self.model_.task_ == "regression":
-            return labels
-        numeric = _numeric(self.classes_)
-        # Unsigned numbers hold no -1.
-        labels = labels.astype(np.result_type(labels.dtype, np.int8) if numeric else object)
-        return np.where(outputs.max(axis=1) < self.unknown, -1 if numeric else UNKNOWN, labels)
+        return self.model_.decode(self.model_.predict_outputs(X), self.unknown)
 
     def _has_classes(self) -> bool:
         if (self.model_.task_ if hasattr(self, "model_") else self.task) == "regression":
@@ -197,15 +191,11 @@ class Adapt(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _numeric(classes: np.ndarray) -> bool:
-    return np.issubdtype(classes.dtype, np.number)
-
-
 def check_unknown(share: float, classes: np.ndarray | None = None) -> None:
     """Raise GraftError for a probability outside [0, 1), and where a class is called what rejected answers are."""
     if not 0 <= share < 1:
         raise GraftError(f"unknown is {share}, expected a probability from 0 to below 1; 0 rejects nothing.")
-    if share and classes is not None and (taken := -1 if _numeric(classes) else UNKNOWN) in classes.tolist():
+    if share and classes is not None and (taken := -1 if is_numeric(classes) else UNKNOWN) in classes.tolist():
         raise GraftError(f"unknown is {share}, and {taken!r} is a class of the source, expected a name that is free. Rename that class.")
 
 

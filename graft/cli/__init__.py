@@ -308,7 +308,7 @@ def _prediction_rows(model: "Transfer", dataset: "Dataset", classes: list[str]) 
                     say(f"graft: {name}: {errors[position]}")
                     yield [name, "", *("" for _ in classes), errors[position]]
                 else:
-                    yield [name, *cells(next(ready), model.task_, classes), ""]
+                    yield [name, *cells(next(ready), model.task_, classes, model.unknown_), ""]
             if progress:
                 progress(Step("predicting", stop, len(dataset)))
 
