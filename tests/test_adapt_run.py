@@ -254,7 +254,7 @@ def test_a_table_of_numbers_keeps_its_columns_for_the_next_table(tmp_path):
     found = adapt_run(source, source[["kind", "size"]].iloc[:20], out=tmp_path / "run", backbone="tiny:text", methods=MENDS)
     assert Transfer.load(tmp_path / "run").columns_ == {"size": "number", "kind": "category"} == found.model.columns_
     again = adapt_run(tmp_path / "run", source[["size", "kind"]].iloc[:20], methods="saerens")
-    assert again.record.modality == "text" and again.record.n_target == 20
+    assert found.record.modality == again.record.modality == "table" and again.record.n_target == 20
     with pytest.raises(GraftError, match="lacks columns that the model was trained on: kind"):
         adapt_run(source, source[["size"]], backbone="tiny:text", methods=MENDS)
 

@@ -143,7 +143,7 @@ def adapt_run(
             ],
             findings=[asdict(finding) for finding in (*(dataset.findings if dataset else ()), *findings)],
             domains=_domain_names(dataset, domain),
-            modality=model.backbone_.modality,
+            modality=others.modality,
             command=command,
             seconds=time.perf_counter() - begun,
             versions=versions(),
