@@ -293,6 +293,11 @@ REFUSED = {
     "negative places": (adapting(), sides(target_labels={-1: 0, -2: 1}), r"2 places that are not there, e.g. -1"),
     "places by name": (adapting(), sides(target_labels={"row 1": 0}), r"e.g. 'row 1', expected whole numbers from 0 to 49"),
     "one label": (adapting(), sides(target_labels={3: 0}), r"target_labels holds 1 label of a class of the source, expected at least 2"),
+    "one number": (
+        adapting(),
+        dict(zip(("X", "y", "X_target"), numbers(), strict=False)) | {"target_labels": {0: 2.5}},
+        r"target_labels holds 1 number, expected at least 2, better 10 to 50",
+    ),
     "no number": (
         adapting(),
         dict(zip(("X", "y", "X_target"), numbers(), strict=False)) | {"target_labels": {0: "high", 1: 2}},
@@ -314,6 +319,21 @@ REFUSED = {
         adapting(methods="saerens"),
         dict(zip(("X", "y", "X_target"), numbers(), strict=False)),
         r"method saerens does not serve regression, expected one of .*coral",
+    ),
+    "a target of other columns": (
+        adapting(),
+        {
+            "X": pd.DataFrame(domains()[0], columns=list("abcd")),
+            "y": domains()[1],
+            "X_target": pd.DataFrame(domains()[2], columns=list("abce")),
+        },
+        r"^the target: (?s:.*)unseen at fit time:\n- e\n(?s:.*)now missing:\n- d",
+    ),
+    "a target that is not finite": (adapting(), sides(X_target=np.full((20, 4), np.nan)), r"^the target: Input X contains NaN"),
+    "sample_domain without its name": (
+        adapting(),
+        both_in_one(X_target=np.repeat([1.0, -1.0], [60, 50]), sample_domain=None),
+        r"^X_target has shape \(110,\), expected rows of 4 numbers as in the source, \(m, 4\). .* sample_domain=",
     ),
     "sample_domain of another length": (
         adapting(),

@@ -22,6 +22,8 @@ from graft.records import Plan, Recipe
 from graft.transfer import EPOCHS, LR, Transfer
 from graft.transfer.inputs import is_numeric
 
+_MORE_LABELS = "expected at least 2, better 10 to 50: one shows no difference."
+
 
 class Adapt(ClassifierMixin, BaseEstimator):
     """A labelled source and an unlabelled target -> a model for the target, at least as good as source-only as far as can be told.
@@ -245,9 +247,18 @@ def _items(model: Transfer, X_target: Any) -> Sequence[Any]:
     if shape[:1] == (0,):
         # Named as an empty target by who counts the items.
         return []
+    if width is not None and len(shape) == 1:
+        raise GraftError(
+            f"X_target has shape {shape}, expected rows of {width} numbers as in the source, (m, {width}). "
+            "One number an item that tells its domain goes by its name: sample_domain=..."
+        )
     if len(shape) == 2 and shape[1] != width:
         raise GraftError(f"the target has rows of {shape[1]} numbers, the source of {width}, expected the same columns on both sides.")
-    return model.prepare_items(X_target)
+    try:
+        return model.prepare_items(X_target)
+    except ValueError as error:
+        # scikit-learn's words, and those of `Transfer`, do not say on which of the two sides.
+        raise GraftError(f"the target: {error}") from error
 
 
 def shares(model: Transfer, prior: Sequence[float] | None) -> np.ndarray:
@@ -279,6 +290,8 @@ def known_labels(model: Transfer, labels: Mapping[int, Any] | None, m: int) -> t
     places = np.array(sorted(labels))
     given = [labels[place] for place in places.tolist()]
     if model.task_ == "regression":
+        if len(given) < 2:
+            raise GraftError(f"target_labels holds 1 number, {_MORE_LABELS}")
         return Known(places, _as_numbers(given)), []
     # As text too: a file holds nothing else.
     names: dict[Any, int] = {str(name): place for place, name in enumerate(model.classes_.tolist())}
@@ -298,9 +311,7 @@ def known_labels(model: Transfer, labels: Mapping[int, Any] | None, m: int) -> t
             f"({', '.join(foreign)}): an open set. They are left out; --unknown 0.5 (unknown=0.5) rejects answers below that probability."
         )
     if there.sum() < 2:
-        raise GraftError(
-            "target_labels holds 1 label of a class of the source, expected at least 2, better 10 to 50: one shows no difference."
-        )
+        raise GraftError(f"target_labels holds 1 label of a class of the source, {_MORE_LABELS}")
     return Known(places[there], np.array(classes)[there]), notes
 
 
