@@ -373,7 +373,7 @@ class Model:
     def __init__(self, task="classification", classes=("ant", "bee")):
         self.task_, self.classes_ = task, np.array(classes)
         self.backbone_ = SimpleNamespace(modality="image")
-        self.columns_ = {"image": "image"}
+        self.columns_, self.unknown_ = {"image": "image"}, 0.0
 
     def predict_outputs(self, items):
         from graft.items import open_image
