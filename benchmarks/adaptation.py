@@ -23,7 +23,7 @@ from rows import ROOT, append, commit, machine
 from graft.adapt.candidates import averaged, judged, made, methods_for
 from graft.adapt.guard import familiarity
 from graft.adapt.mix import class_mix
-from graft.adapt.predict import EVIDENCE, SIGNS, SOURCE_ONLY
+from graft.adapt.predict import EVIDENCE, SOURCE_ONLY
 from graft.adapt.sides import Source, both
 from graft.evaluate import measure
 from graft.shift import SHIFTS
@@ -152,7 +152,7 @@ def main():
     if told.what == "evidence":
         return write_evidence(read(told.rows))
     if told.what == "table":
-        return print(tables(read(told.rows), SIGNS))
+        return print(tables(read(told.rows), (*VALIDATORS, *ESTIMATES)))
     there = set()
     if told.rows.exists():
         there = {(row["pair"], row["seed"], row["sabotage"]) for row in read(told.rows)}

@@ -91,6 +91,8 @@ def decided(case, predictor):
 def choices(rows, signs):
     """Mean accuracy of what each validator would choose, of graft's choice without and with the guard, and of the oracle."""
     fitted, found = predictors(rows), defaultdict(list)
+    # What was never recorded would choose the first of each case, source-only.
+    signs = [sign for sign in signs if any(row[sign] not in _UNTOLD for *_, case in cases(rows) for row in case)]
     for collection, _, _, _, case in cases(rows):
         accuracy = accuracies(case)
         found["source-only"].append(accuracy[0])

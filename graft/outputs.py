@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+# What is answered in place of a class that is not probable enough.
+UNKNOWN = "unknown"
+
 
 def decision(outputs: "np.ndarray", task: str) -> "np.ndarray":
     """Class index of each item (n,), ties to the first class; 0/1 of each label (n, c), 1 from a probability of 0.5 on; or the values.
@@ -30,7 +33,12 @@ def words(target: Any, task: str, classes: Sequence[str]) -> str:
     return "|".join(name for name, holds in zip(classes, target, strict=True) if holds)
 
 
-def cells(output: Any, task: str, classes: Sequence[str]) -> list[str]:
-    """One output as cells of a table: the decision in words, then the probability of each class, none for a regression."""
+def cells(output: Any, task: str, classes: Sequence[str], unknown: float = 0.0) -> list[str]:
+    """One output as cells of a table: the decision in words, then the probability of each class, none for a regression.
+
+    unknown: of a classification, "unknown" is the decision where no class has this probability, in [0, 1).
+    """
     probabilities = () if task == "regression" else output
-    return [words(decision(output, task), task, classes), *(f"{probability:.6f}" for probability in probabilities)]
+    is_unknown = task == "classification" and output.max() < unknown
+    decided = UNKNOWN if is_unknown else words(decision(output, task), task, classes)
+    return [decided, *(f"{probability:.6f}" for probability in probabilities)]

@@ -136,7 +136,7 @@ def test_a_label_may_be_written_as_text_or_as_another_number(data):
         assert known.places.tolist() == list(range(10)) and known.labels.tolist() == truth[:10].tolist()
 
 
-def test_a_class_that_the_source_lacks_is_told_left_out_and_rejected_on_request(data):
+def test_a_class_that_the_source_lacks_is_told_left_out_and_rejected_on_request(data, tmp_path):
     X, y, target, truth = data
     strange = np.concatenate([target, np.full((10, 4), 40.0)])
     labels = {place: ["ham", "spam"][truth[place]] for place in range(10)} | {50: "phish", 51: "phish"}
@@ -149,6 +149,8 @@ def test_a_class_that_the_source_lacks_is_told_left_out_and_rejected_on_request(
     answers, unsure = model.predict(target), model.predict_proba(target).max(1) < 0.9
     assert 0 < unsure.sum() < len(target)
     assert (answers[unsure] == "unknown").all() and set(answers[~unsure]) <= {"ham", "spam"}
+    model.model_.save(tmp_path / "model")
+    assert (Transfer.load(tmp_path / "model").predict(target) == answers).all()
     assert set(model.set_params(unknown=0.0).predict(target)) <= {"ham", "spam"}
 
 
@@ -291,6 +293,11 @@ REFUSED = {
     "negative places": (adapting(), sides(target_labels={-1: 0, -2: 1}), r"2 places that are not there, e.g. -1"),
     "places by name": (adapting(), sides(target_labels={"row 1": 0}), r"e.g. 'row 1', expected whole numbers from 0 to 49"),
     "one label": (adapting(), sides(target_labels={3: 0}), r"target_labels holds 1 label of a class of the source, expected at least 2"),
+    "one number": (
+        adapting(),
+        dict(zip(("X", "y", "X_target"), numbers(), strict=False)) | {"target_labels": {0: 2.5}},
+        r"target_labels holds 1 number, expected at least 2, better 10 to 50",
+    ),
     "no number": (
         adapting(),
         dict(zip(("X", "y", "X_target"), numbers(), strict=False)) | {"target_labels": {0: "high", 1: 2}},
@@ -312,6 +319,21 @@ REFUSED = {
         adapting(methods="saerens"),
         dict(zip(("X", "y", "X_target"), numbers(), strict=False)),
         r"method saerens does not serve regression, expected one of .*coral",
+    ),
+    "a target of other columns": (
+        adapting(),
+        {
+            "X": pd.DataFrame(domains()[0], columns=list("abcd")),
+            "y": domains()[1],
+            "X_target": pd.DataFrame(domains()[2], columns=list("abce")),
+        },
+        r"^the target: (?s:.*)unseen at fit time:\n- e\n(?s:.*)now missing:\n- d",
+    ),
+    "a target that is not finite": (adapting(), sides(X_target=np.full((20, 4), np.nan)), r"^the target: Input X contains NaN"),
+    "sample_domain without its name": (
+        adapting(),
+        both_in_one(X_target=np.repeat([1.0, -1.0], [60, 50]), sample_domain=None),
+        r"^X_target has shape \(110,\), expected rows of 4 numbers as in the source, \(m, 4\). .* sample_domain=",
     ),
     "sample_domain of another length": (
         adapting(),

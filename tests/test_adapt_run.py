@@ -200,11 +200,14 @@ def test_what_is_too_unsure_is_written_as_unknown(files):
     plain = rows_of(files / "plain" / "predictions.csv")
     sure = [max(float(row[f"probability {name}"]) for name in CLASSES) for row in plain]
     asked = round(float(np.median(sure)), 3)
-    adapted(files, unknown=asked)
+    found = adapted(files, unknown=asked)
     rows = rows_of(files / "run" / "predictions.csv")
     assert {row["prediction"] for row in plain} <= set(CLASSES)
     expected = ["unknown" if share < asked else row["prediction"] for row, share in zip(plain, sure, strict=True)]
     assert [row["prediction"] for row in rows] == expected and 0 < expected.count("unknown") < 24
+    assert f'below a probability of {asked:g} are "unknown": {expected.count("unknown")} of the 24 ' in " ".join(found.record.notes)
+    done = CliRunner().invoke(app, ["predict", str(files / "run"), str(files / "chat.csv"), "--out", str(files / "p.csv")])
+    assert done.exit_code == 0 and [row["prediction"] for row in rows_of(files / "p.csv")] == expected
 
 
 # -- what may be a source
@@ -251,7 +254,7 @@ def test_a_table_of_numbers_keeps_its_columns_for_the_next_table(tmp_path):
     found = adapt_run(source, source[["kind", "size"]].iloc[:20], out=tmp_path / "run", backbone="tiny:text", methods=MENDS)
     assert Transfer.load(tmp_path / "run").columns_ == {"size": "number", "kind": "category"} == found.model.columns_
     again = adapt_run(tmp_path / "run", source[["size", "kind"]].iloc[:20], methods="saerens")
-    assert again.record.modality == "text" and again.record.n_target == 20
+    assert found.record.modality == again.record.modality == "table" and again.record.n_target == 20
     with pytest.raises(GraftError, match="lacks columns that the model was trained on: kind"):
         adapt_run(source, source[["size"]], backbone="tiny:text", methods=MENDS)
 

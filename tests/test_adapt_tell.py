@@ -281,14 +281,36 @@ def test_where_too_little_was_recorded_no_accuracy_is_told(tmp_path):
     write_adaptation(record, tmp_path / "page.html")
 
 
-def test_a_regression_tells_distances_and_no_classes(tmp_path):
+def test_a_regression_tells_distances_a_map_and_what_to_label_and_no_classes(tmp_path):
     X, y, target, truth = numbers()
-    outcome = outcome_of(X, y, target, classes=(), task="regression", known=Known(np.arange(60), truth[:60]))
+    outcome = outcome_of(X, y, target, classes=(), task="regression", known=Known(np.arange(30), truth[:30]))
     record = record_of(outcome)
-    assert record.metric == "rmse" and record.estimate == {} and record.moved == [] and record.label_next == [] and record.shift == {}
+    assert record.metric == "rmse" and record.estimate == {} and record.moved == []
+    assert list(record.shift) == ["covariate", "sentence"] and "nothing tells without target labels" in record.shift["sentence"]
+    assert record.shift["covariate"]["value"] == record.distances["proxy_a"]["before"] / 2
+    sides = record.map["before"]
+    assert [len(sides[side]) for side in ("source", "target")] == [len(outcome.sides.learned), 60]
+    assert {point[2] for points in sides.values() for point in points} == {0}
+    # The target lies further in every direction, and an axis points where features grow.
+    assert max(x for x, _, _ in sides["source"]) < np.mean([x for x, _, _ in sides["target"]])
     assert record.distances["proxy_a"]["after"] < record.distances["proxy_a"]["before"] and record.outcome == "adapted"
     json.dumps(record.to_dict(), allow_nan=False)
     write_adaptation(record, tmp_path / "page.html")
+
+
+def test_of_a_regression_the_item_on_which_candidates_differ_most_is_labelled_next():
+    X, y, target, truth = numbers()
+    outcome = outcome_of(X, y, target, classes=(), task="regression", known=Known(np.arange(30), truth[:30]))
+    said = np.stack([one.outputs for one in outcome.made])
+    first, *others = record_of(outcome).label_next
+    place = 30 + int(said[:, 30:].std(axis=0).argmax())
+    low, high = said[:, place].min(), said[:, place].max()
+    assert (first["place"], first["probability"]) == (place, None) and len(others) == 19
+    assert first["why"] == f"{len(said)} candidates say {low:.6g} to {high:.6g}"
+    assert float(first["predicted"]) == pytest.approx(float(outcome.chosen.outputs[place]), rel=1e-5)
+    assert {row["place"] for row in others} <= set(range(30, 60)) - {place}
+    alone = outcome_of(X, y, target, classes=(), task="regression", methods=[SOURCE_ONLY])
+    assert len(record_of(alone).label_next) == 20
 
 
 def test_what_ctrl_c_left_out_is_told(monkeypatch):

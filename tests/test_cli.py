@@ -17,6 +17,7 @@ from PIL import Image
 
 import graft
 from graft import cli
+from graft.adapt.trained import ADABN, TRAINED
 from graft.cli.show import progress_bar
 from graft.errors import GraftError, UnreadableItems
 from graft.records import Epoch, Finding, Note, Recipe, Result, Step, Verdict
@@ -289,9 +290,19 @@ def test_plan_names_the_groups_of_a_backbone(command):
 def test_every_family_is_listed_with_words_for_each_member(command, family):
     code, out, err = command("list", family)
     assert (code, err) == (0, "")
-    if family == "adaptations" and not SHIFTS:
-        pytest.skip("no adaptation method is registered")
     assert len(out.splitlines()) > 3
+
+
+def test_every_adaptation_that_can_be_named_is_listed(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    code, out, _ = command("list", "adaptations")
+    named = {
+        line.split()[0]
+        for line in out.splitlines()
+        if not line.startswith(" ") and re.search(r" (features|the network, with --budget) ", line)
+    }
+    assert code == 0 and named >= {*SHIFTS, ADABN, *TRAINED}
+    assert re.search(r"^tent +the network, with --budget .* Wang et al. 2021", out, re.MULTILINE)
 
 
 def listed(out):
@@ -371,7 +382,7 @@ class Model:
     def __init__(self, task="classification", classes=("ant", "bee")):
         self.task_, self.classes_ = task, np.array(classes)
         self.backbone_ = SimpleNamespace(modality="image")
-        self.columns_ = {"image": "image"}
+        self.columns_, self.unknown_ = {"image": "image"}, 0.0
 
     def predict_outputs(self, items):
         from graft.items import open_image

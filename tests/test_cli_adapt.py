@@ -86,6 +86,21 @@ def test_what_is_not_chosen_is_left_to_the_library(files, asked, monkeypatch, ca
     assert {name: settings[name] for name in wanted} == wanted
 
 
+def test_a_run_needs_no_other_folder_named_and_data_does(files, asked, monkeypatch, capsys, tmp_path):
+    (tmp_path / "flowers" / "model").mkdir(parents=True)
+    (tmp_path / "flowers" / "model" / "graft.json").write_text("{}")
+    for run in (tmp_path / "flowers", tmp_path / "flowers" / "model"):
+        code, out, _ = command(monkeypatch, capsys, run, "--target", files[1])
+        assert code == 0 and asked[0][-1][2]["out"] == tmp_path / "flowers-to-chat"
+        assert str(tmp_path / "flowers-to-chat" / "report.html") in out
+    monkeypatch.chdir(tmp_path / "flowers")
+    assert command(monkeypatch, capsys, ".", "--target", "..")[0] == 0
+    assert asked[0][-1][2]["out"] == tmp_path.resolve() / f"flowers-to-{tmp_path.name}"
+    code, _, err = command(monkeypatch, capsys, files[0], "--target", files[1])
+    assert code == 2 and "mail.csv: is no run, and no folder for the results was named, expected one. Add --out RUN." in err
+    assert len(asked[0]) == 3
+
+
 def test_the_answer_the_reasons_and_the_candidates_are_printed(files, asked, monkeypatch, capsys):
     asked[1].answer = images_adaptation()
     _, out, _ = command(monkeypatch, capsys, files[0], "--target", files[1], "--out", "runs/x")

@@ -156,6 +156,13 @@ def test_a_regression_says_that_nothing_honest_can_be_said():
     assert "importance_weightsclip 5, chosen 1.0 s" in said
 
 
+def test_of_a_regression_with_labels_it_is_not_said_that_there_are_none():
+    checked = images_adaptation().checked
+    said = sentences.summary(replace(regression_adaptation(), checked=checked))
+    assert said[1] == "Of the model's error on the target nothing honest can be said but what the given labels say."
+    assert said[2].startswith("Checked on 200 texts") and not any("Without labels" in line for line in said)
+
+
 def test_reasons_stand_in_their_order_with_what_they_speak_for():
     said = read(texts_adaptation()).words
     table = said[said.index("evidence value speaks") :]

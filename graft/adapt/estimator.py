@@ -17,10 +17,12 @@ from graft.adapt.sides import Progress, Sides, Source, both, without_source
 from graft.backbones.base import Backbone
 from graft.budget import budget_seconds
 from graft.errors import GraftError
+from graft.outputs import UNKNOWN
 from graft.records import Plan, Recipe
 from graft.transfer import EPOCHS, LR, Transfer
+from graft.transfer.inputs import is_numeric
 
-UNKNOWN = "unknown"
+_MORE_LABELS = "expected at least 2, better 10 to 50: one shows no difference."
 
 
 class Adapt(ClassifierMixin, BaseEstimator):
@@ -125,6 +127,7 @@ class Adapt(ClassifierMixin, BaseEstimator):
     def _keep(self, outcome: Outcome) -> None:
         outlook = outcome.outlooks[outcome.decision.place]
         self.outcome_, self.model_, self.source_only_ = outcome, outcome.model, outcome.sides.model
+        self.model_.unknown_ = self.unknown
         self.adapted_, self.reasons_ = outcome.decision.place > 0, outcome.decision.reasons
         self.estimate_ = {"score": outlook.score, "interval": outlook.interval} if outlook and outlook.is_told else {}
         self.classes_ = outcome.model.classes_
@@ -158,14 +161,7 @@ class Adapt(ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Labels (n,) of items of the target; "unknown" (numeric classes: -1) below the asked probability. Of a regression values (n,)."""
         check_is_fitted(self, "model_")
-        outputs = self.model_.predict_outputs(X)
-        labels = self.model_.decode(outputs)
-        if not self.unknown or self.model_.task_ == "regression":
-            return labels
-        numeric = _numeric(self.classes_)
-        # Unsigned numbers hold no -1.
-        labels = labels.astype(np.result_type(labels.dtype, np.int8) if numeric else object)
-        return np.where(outputs.max(axis=1) < self.unknown, -1 if numeric else UNKNOWN, labels)
+        return self.model_.decode(self.model_.predict_outputs(X), self.unknown)
 
     def _has_classes(self) -> bool:
         if (self.model_.task_ if hasattr(self, "model_") else self.task) == "regression":
@@ -197,15 +193,11 @@ class Adapt(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _numeric(classes: np.ndarray) -> bool:
-    return np.issubdtype(classes.dtype, np.number)
-
-
 def check_unknown(share: float, classes: np.ndarray | None = None) -> None:
     """Raise GraftError for a probability outside [0, 1), and where a class is called what rejected answers are."""
     if not 0 <= share < 1:
         raise GraftError(f"unknown is {share}, expected a probability from 0 to below 1; 0 rejects nothing.")
-    if share and classes is not None and (taken := -1 if _numeric(classes) else UNKNOWN) in classes.tolist():
+    if share and classes is not None and (taken := -1 if is_numeric(classes) else UNKNOWN) in classes.tolist():
         raise GraftError(f"unknown is {share}, and {taken!r} is a class of the source, expected a name that is free. Rename that class.")
 
 
@@ -255,9 +247,18 @@ def _items(model: Transfer, X_target: Any) -> Sequence[Any]:
     if shape[:1] == (0,):
         # Named as an empty target by who counts the items.
         return []
+    if width is not None and len(shape) == 1:
+        raise GraftError(
+            f"X_target has shape {shape}, expected rows of {width} numbers as in the source, (m, {width}). "
+            "One number an item that tells its domain goes by its name: sample_domain=..."
+        )
     if len(shape) == 2 and shape[1] != width:
         raise GraftError(f"the target has rows of {shape[1]} numbers, the source of {width}, expected the same columns on both sides.")
-    return model.prepare_items(X_target)
+    try:
+        return model.prepare_items(X_target)
+    except ValueError as error:
+        # scikit-learn's words, and those of `Transfer`, do not say on which of the two sides.
+        raise GraftError(f"the target: {error}") from error
 
 
 def shares(model: Transfer, prior: Sequence[float] | None) -> np.ndarray:
@@ -289,6 +290,8 @@ def known_labels(model: Transfer, labels: Mapping[int, Any] | None, m: int) -> t
     places = np.array(sorted(labels))
     given = [labels[place] for place in places.tolist()]
     if model.task_ == "regression":
+        if len(given) < 2:
+            raise GraftError(f"target_labels holds 1 number, {_MORE_LABELS}")
         return Known(places, _as_numbers(given)), []
     # As text too: a file holds nothing else.
     names: dict[Any, int] = {str(name): place for place, name in enumerate(model.classes_.tolist())}
@@ -308,9 +311,7 @@ def known_labels(model: Transfer, labels: Mapping[int, Any] | None, m: int) -> t
             f"({', '.join(foreign)}): an open set. They are left out; --unknown 0.5 (unknown=0.5) rejects answers below that probability."
         )
     if there.sum() < 2:
-        raise GraftError(
-            "target_labels holds 1 label of a class of the source, expected at least 2, better 10 to 50: one shows no difference."
-        )
+        raise GraftError(f"target_labels holds 1 label of a class of the source, {_MORE_LABELS}")
     return Known(places[there], np.array(classes)[there]), notes
 
 

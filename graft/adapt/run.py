@@ -16,7 +16,7 @@ import pandas as pd
 from graft import interrupt
 from graft.adapt import tell
 from graft.adapt.course import AUTO, Asked, Outcome, adapt
-from graft.adapt.estimator import UNKNOWN, check_unknown, known_labels, shares
+from graft.adapt.estimator import check_unknown, known_labels, shares
 from graft.adapt.guard import Known
 from graft.adapt.predict import recorded
 from graft.adapt.sides import Sides, Source, both, without_source
@@ -127,6 +127,7 @@ def adapt_run(
             check_unknown(unknown, sides.model.classes_)
             known, foreign = _known(sides, others, labels)
             outcome = adapt(sides, asked, recorded(sides.source is not None), known, log)
+        outcome.model.unknown_ = unknown
         outcome.model.columns_ = {name: column.kind for name, column in dataset.columns.items()} if dataset else model.columns_
         record = tell.record(
             outcome,
@@ -138,17 +139,18 @@ def adapt_run(
                 *(f"target: {note}" + ", not read" * note.startswith("label:") for note in others.notes),
                 *foreign,
                 *_prior_note(source, model, dataset),
+                *_unknown_note(outcome, unknown),
             ],
             findings=[asdict(finding) for finding in (*(dataset.findings if dataset else ()), *findings)],
             domains=_domain_names(dataset, domain),
-            modality=model.backbone_.modality,
+            modality=others.modality,
             command=command,
             seconds=time.perf_counter() - begun,
             versions=versions(),
         )
         found = Adapted(record, outcome.model, outcome, [_shown(others, row) for row in record.label_next])
         if path:
-            header, rows = predictions(outcome, others, unknown)
+            header, rows = predictions(outcome, others)
             folder.write(path, record.to_dict(), found.model, adaptation_card(record), header, rows, config, found.report)
             folder.finish(path)
             log.note(record.interrupted or f"done in {record.seconds:.0f} s")
@@ -279,6 +281,16 @@ def _prior_note(run: Any, model: Transfer, dataset: Dataset | None) -> list[str]
     return [f"shares of the classes in the source: {run} does not tell them, so they are taken as even"]
 
 
+def _unknown_note(outcome: Outcome, unknown: float) -> list[str]:
+    if not unknown or outcome.model.task_ == "regression":
+        return []
+    surest = _answers(outcome).max(axis=1)
+    return [
+        f'answers below a probability of {unknown:g} are "unknown": {int((surest < unknown).sum())} of the {len(surest)} target items; '
+        "graft predict with this folder answers so too"
+    ]
+
+
 def _domain_names(dataset: Dataset | None, domain: str | None) -> list[str]:
     return [] if domain is None or dataset is None or dataset.group is None else np.unique(dataset.group).tolist()
 
@@ -313,17 +325,18 @@ def _read_labels(path: Path) -> dict[str, str]:
     return found
 
 
-def predictions(outcome: Outcome, others: Dataset, unknown: float) -> tuple[list[str], list[list[Any]]]:
+def _answers(outcome: Outcome) -> np.ndarray:
+    """Outputs for the target of the model that is handed over, which has learned from the held part of the source too."""
+    return outcome.model.head_.outputs(outcome.sides.target_rows if outcome.chosen.model is None else outcome.chosen.target)
+
+
+def predictions(outcome: Outcome, others: Dataset) -> tuple[list[str], list[list[Any]]]:
     """Header and rows of predictions.csv: every target item."""
     model = outcome.model
     classes = [] if model.task_ == "regression" else [str(name) for name in model.classes_]
-    outputs = model.head_.outputs(outcome.sides.target_rows if outcome.chosen.model is None else outcome.chosen.target)
     rows = []
-    for name, output in zip(others.ids, outputs, strict=True):
-        row = [name, *cells(output, model.task_, classes)]
-        if unknown and classes and output.max() < unknown:
-            row[1] = UNKNOWN
-        rows.append(row)
+    for name, output in zip(others.ids, _answers(outcome), strict=True):
+        rows.append([name, *cells(output, model.task_, classes, model.unknown_)])
     return ["id", "prediction", *(f"probability {name}" for name in classes)], rows
 
 

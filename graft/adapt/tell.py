@@ -17,6 +17,7 @@ from graft.transferability import DISTANCES
 _ON_THE_MAP = 400  # items of each side: more hide each other
 _COMPARED = 2000  # items of each side that distances are measured on, at most
 _TO_LABEL = 20
+_SEEN = 0.1  # of a kind of shift, from 0 to 1: what is less is not spoken of
 _DOUBTFUL = 200  # of which those are picked that lie apart
 
 
@@ -40,15 +41,17 @@ def record(
     seen: dict[str, Any] = {"distances": {}, "shift": {}, "moved": [], "map": {}, "label_next": []}
     if with_source:
         seen["distances"] = distances(before, after)
+        seen["map"] = picture(sides, before, after)
+        apart = seen["distances"]["proxy_a"]["before"]
+        seen["shift"] = shift_of_numbers(apart)
+    labelled = () if outcome.known is None else outcome.known.places.tolist()
+    seen["label_next"] = label_next(sides, outcome.made, after, lambda place: str(names[place]), labelled)
     if classified:
         share = target_shares(sides, before)
         seen["moved"] = moved(sides, before, share)
-        labelled = () if outcome.known is None else outcome.known.places.tolist()
-        seen["label_next"] = label_next(sides, outcome.made, after, lambda place: str(names[place]), labelled)
     if classified and with_source:
-        apart, told = seen["distances"]["proxy_a"]["before"], outcome.told[0]
+        told = outcome.told[0]
         seen["shift"] = shift(sides.prior, share, apart, told["reverse_weighted"], told["reweighted_source"])
-        seen["map"] = picture(sides, before, after)
     return Adaptation(
         task=sides.task,
         metric="accuracy" if classified else "rmse",
@@ -179,13 +182,10 @@ def shift(prior: np.ndarray, shares: np.ndarray, proxy_a: float, reverse: float,
     be seen without a label.
     """
     label = float(np.abs(shares - prior).sum() / 2)
-    covariate = proxy_a / 2
+    covariate = _covariate(proxy_a)
     concept = float(np.clip(1 - reverse / risk, 0, 1)) if risk > 0 else 0.0
     told = {
-        "covariate": (
-            covariate,
-            f"a linear classifier tells the sides apart {_per_cent((1 + covariate) / 2)} of the time (half of it is chance)",
-        ),
+        "covariate": covariate,
         "label": (label, f"about {_per_cent(label)} of the target would have to change class to have the source's shares"),
         "concept": (
             concept,
@@ -196,9 +196,22 @@ def shift(prior: np.ndarray, shares: np.ndarray, proxy_a: float, reverse: float,
     found: dict[str, Any] = {name: {"value": value, "words": words} for name, (value, words) in told.items()}
     largest = max(told, key=lambda name: told[name][0])
     found["sentence"] = (
-        "No shift to speak of is seen." if told[largest][0] < 0.1 else f"It looks most like {largest} shift: {told[largest][1]}."
+        "No shift to speak of is seen." if told[largest][0] < _SEEN else f"It looks most like {largest} shift: {told[largest][1]}."
     )
     return found
+
+
+def shift_of_numbers(proxy_a: float) -> dict[str, Any]:
+    """Of a regression: what `shift` says of "covariate"; of the other kinds nothing can be said of numbers without target labels."""
+    value, words = _covariate(proxy_a)
+    unseen = "whether the same items have other numbers there (concept shift) nothing tells without target labels"
+    seen = "No shift of the items to speak of is seen" if value < _SEEN else f"It looks like covariate shift: {words}"
+    return {"covariate": {"value": value, "words": words}, "sentence": f"{seen}; {unseen}."}
+
+
+def _covariate(proxy_a: float) -> tuple[float, str]:
+    value = proxy_a / 2
+    return value, f"a linear classifier tells the sides apart {_per_cent((1 + value) / 2)} of the time (half of it is chance)"
 
 
 def _per_cent(share: float) -> str:
@@ -208,14 +221,17 @@ def _per_cent(share: float) -> str:
 def picture(sides: Sides, before: Made, after: Made) -> dict[str, dict[str, list[list[float]]]]:
     """Points (x, y, class) of both sides, as the source-only model and as the chosen one sees them: the first two principal axes.
 
-    The class of a target item is the one that the model predicts.
+    The class of a target item is the one that the model predicts; a regression has none, and 0 in its place.
     """
     return {"before": _points(sides, before), "after": _points(sides, after)}
 
 
 def _points(sides: Sides, one: Made) -> dict[str, list[list[float]]]:
     rng = np.random.default_rng(sides.seed)
-    labels, predicted = sides.labels(sides.learned), one.outputs.argmax(axis=1)
+    if sides.task == "regression":
+        labels, predicted = np.zeros(len(one.learned)), np.zeros(len(one.target))
+    else:
+        labels, predicted = sides.labels(sides.learned), one.outputs.argmax(axis=1)
     some = [np.sort(rng.permutation(len(rows))[:_ON_THE_MAP]) for rows in (one.learned, one.target)]
     # Both sides weigh alike, whatever their number: the axes would otherwise be those of the larger one.
     both = np.concatenate([rows[index] for rows, index in zip((one.learned, one.target), some, strict=True)]).astype(float)
@@ -235,13 +251,13 @@ def label_next(
 ) -> list[dict[str, Any]]:
     """The target items that would settle most: candidates disagree on them and the chosen one is unsure, spread over the target.
 
-    Vote entropy of the candidates (Dagan & Engelson 1995) plus the chosen one's entropy, both as a share of the most there can be; of
-    the 200 highest, 20 that lie apart (farthest-first, Gonzalez 1985, doi:10.1016/0304-3975(85)90224-5). name_of: place -> the item's name.
+    Vote entropy of the candidates (Dagan & Engelson 1995) plus the chosen one's entropy, both as a share of the most there can be; of a
+    regression the standard deviation of the candidates' answers (Burbidge et al. 2007, query by committee). Of the
+    200 highest, 20 that lie apart (farthest-first, Gonzalez 1985, doi:10.1016/0304-3975(85)90224-5). name_of: place -> the item's name.
     labelled: places whose labels were given already, which are left out.
     """
-    votes = np.stack([one.outputs.argmax(axis=1) for one in everyone if not one.fell_out])
-    share = np.stack([(votes == place).mean(axis=0) for place in range(sides.n_classes)], axis=1)
-    doubt = _entropy(share) + _entropy(chosen.outputs)
+    said = np.stack([one.outputs for one in everyone if not one.fell_out])
+    doubt, about = _of_numbers(said, chosen) if said.ndim == 2 else _of_classes(said, chosen, sides.model.classes_)
     order = np.argsort(-doubt, kind="stable")
     order = order[~np.isin(order, labelled)][:_DOUBTFUL]
     if not len(order):
@@ -255,20 +271,41 @@ def label_next(
             break
         picked.append(int(order[best]))
         apart = np.minimum(apart, np.linalg.norm(sides.target_rows[order] - sides.target_rows[picked[-1]], axis=1))
-    classes = sides.model.classes_
-    found = []
-    for place in picked:
-        agree = int((votes[:, place] == chosen.outputs[place].argmax()).sum())
-        found.append(
-            {
-                "id": name_of(place),
-                "place": place,
-                "predicted": str(classes[chosen.outputs[place].argmax()]),
-                "probability": float(chosen.outputs[place].max()),
-                "why": f"{agree} of {len(votes)} candidates agree",
-            }
-        )
-    return found
+    return [{"id": name_of(place), "place": place, **about(place)} for place in picked]
+
+
+# (place) -> "predicted", "probability" (None of a number) and "why" of an item to label next.
+_About = Callable[[int], dict[str, Any]]
+
+
+def _of_classes(said: np.ndarray, chosen: Made, classes: np.ndarray) -> tuple[np.ndarray, _About]:
+    """(m,) doubt of each target item, and what is told of one. said: (k, m, c) outputs of the candidates."""
+    votes = said.argmax(axis=2)
+    share = np.stack([(votes == place).mean(axis=0) for place in range(len(classes))], axis=1)
+
+    def about(place: int) -> dict[str, Any]:
+        output = chosen.outputs[place]
+        agree = int((votes[:, place] == output.argmax()).sum())
+        return {
+            "predicted": str(classes[output.argmax()]),
+            "probability": float(output.max()),
+            "why": f"{agree} of {len(votes)} candidates agree",
+        }
+
+    return _entropy(share) + _entropy(chosen.outputs), about
+
+
+def _of_numbers(said: np.ndarray, chosen: Made) -> tuple[np.ndarray, _About]:
+    """As `_of_classes`, of a regression. said: (k, m)."""
+
+    def about(place: int) -> dict[str, Any]:
+        low, high = said[:, place].min(), said[:, place].max()
+        why = f"{len(said)} candidates say {low:.6g} to {high:.6g}"
+        return {"predicted": f"{chosen.outputs[place]:.6g}", "probability": None, "why": why}
+
+    doubt = said.std(axis=0)
+    # Where all say the same, items that lie apart tell the most.
+    return doubt if doubt.any() else np.ones(len(doubt)), about
 
 
 def _entropy(shares: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from graft.adapt.sides import Progress, Sides, rows_of
 from graft.budget import Spent
 from graft.data import View
 from graft.errors import GraftError
+from graft.losses import LOSSES
 from graft.records import Only, Phase, Plan, Recipe
 from graft.testtime import adapt_statistics
 from graft.train import highest
@@ -55,6 +56,14 @@ TRAINED: dict[str, Training] = {
     "adda": Training((("adda", 1.0),), supervised=False, head=False),
 }
 ADABN = "adabn"
+_ADABN_SOURCE = "Li et al. 2018, arXiv:1603.04779, algorithm 1"
+
+
+def described() -> list[tuple[str, str, str]]:
+    """Name, what it is and paper of each method that retrains the network, in the order in which they are tried."""
+    losses = [(name, how.losses[0][0]) for name, how in TRAINED.items()]
+    statistics = (adapt_statistics.__doc__ or "").partition("\n")[0]
+    return [(ADABN, statistics, _ADABN_SOURCE), *((name, LOSSES.describe(loss), LOSSES.sources[loss]) for name, loss in losses)]
 
 
 def trained_methods(sides: Sides) -> list[str]:

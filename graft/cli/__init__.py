@@ -308,7 +308,7 @@ def _prediction_rows(model: "Transfer", dataset: "Dataset", classes: list[str]) 
                     say(f"graft: {name}: {errors[position]}")
                     yield [name, "", *("" for _ in classes), errors[position]]
                 else:
-                    yield [name, *cells(next(ready), model.task_, classes), ""]
+                    yield [name, *cells(next(ready), model.task_, classes, model.unknown_), ""]
             if progress:
                 progress(Step("predicting", stop, len(dataset)))
 
@@ -379,6 +379,14 @@ def _list_registry(module: str, name: str) -> Rows:
     return (registry.kind, "what it is", "source"), [(member, registry.describe(member), registry.sources[member]) for member in registry]
 
 
+def _list_adaptations() -> Rows:
+    from graft.adapt.trained import described
+
+    (name, *about), rows = _list_registry("graft.shift", "SHIFTS")
+    on_features = [(member, "features", *more) for member, *more in rows]
+    return (name, "works on", *about), [*on_features, *((member, "the network, with --budget", *more) for member, *more in described())]
+
+
 def _list_scores() -> Rows:
     from graft import transferability
 
@@ -417,7 +425,7 @@ _FAMILIES: dict[str, Callable[[], Rows]] = {
     "heads": lambda: _list_registry("graft.heads", "HEADS"),
     "scores": _list_scores,
     "distances": lambda: _list_registry("graft.transferability", "DISTANCES"),
-    "adaptations": lambda: _list_registry("graft.shift", "SHIFTS"),
+    "adaptations": _list_adaptations,
     "validators": lambda: _list_registry("graft.validators", "VALIDATORS"),
     "estimates": lambda: _list_registry("graft.validators", "ESTIMATES"),
     "pretexts": lambda: _list_registry("graft.pretext", "PRETEXTS"),

@@ -10,6 +10,7 @@ import typer
 from graft.budget import budget_seconds
 from graft.cli.options import Image, Label, Seed, TaskName, Text
 from graft.cli.show import print_findings, print_table, progress_bar
+from graft.errors import GraftError
 from graft.records import Adaptation, Finding
 
 # More candidates than this are no answer but a list; the page has them all.
@@ -21,7 +22,12 @@ def adapt(
         str, typer.Argument(metavar="SOURCE", help="Labelled data: a folder of images, a .zip of one, a table; or the folder of a run.")
     ],
     target: Annotated[str, typer.Option(metavar="TARGET", help="Data of the domain to serve, of the same kind; labels are not read.")],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to leave the page, the numbers and the model in.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Folder to leave the page, the numbers and the model in; where SOURCE is a run, a new one beside it."
+        ),
+    ] = None,
     source_data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Where SOURCE is a run: the labelled data it was fitted on, if at hand.")
     ] = None,
@@ -57,6 +63,7 @@ def adapt(
     Makes a model on SOURCE, tries methods that carry it to TARGET, and keeps it as it was unless one is likely enough to be better.
     """
     seconds = None if budget is None else budget_seconds(budget)
+    out = out or _beside(source, target)
     from graft.adapt import adapt_run
     from graft.report import sentences
 
@@ -88,6 +95,18 @@ def adapt(
     _print_reasons(adaptation)
     _print_candidates(adaptation)
     typer.echo(f"\nThe page:  {out / 'report.html'}\nThe model: {out / 'model'}")
+
+
+def _beside(source: str, target: str) -> Path:
+    """`runs/flowers-to-new-photos`, of the run `runs/flowers` and the target `new-photos/`. Raises GraftError where SOURCE is no run."""
+    run = Path(source)
+    if run.name == "model":
+        run = run.parent
+    if not (run / "model" / "graft.json").is_file():
+        raise GraftError(f"{source}: is no run, and no folder for the results was named, expected one. Add --out RUN.")
+    # "." has no name of its own.
+    whole = run if run.name not in ("", "..") else run.resolve()
+    return whole.with_name(f"{whole.name}-to-{Path(target).resolve().stem}")
 
 
 def _print_reasons(adaptation: Adaptation) -> None:

@@ -37,6 +37,8 @@ def outcome_sentence(adaptation: Adaptation) -> str:
 def estimate_sentence(adaptation: Adaptation) -> str:
     """What to expect on the target, beside what the source-only model is expected to reach; that nothing can be said where so."""
     expected = adaptation.estimate
+    if not expected and adaptation.checked:
+        return "Of the model's error on the target nothing honest can be said but what the given labels say."
     if not expected:
         return "Without labels of the target nothing honest can be said about the model's error there."
     low_is_good = ", lower is better" if adaptation.metric in words.LOWER_IS_BETTER else ""

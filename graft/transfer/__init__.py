@@ -25,13 +25,13 @@ from graft.errors import GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
 from graft.features import States, extract
 from graft.heads import LinearHead, fit_head
-from graft.outputs import decision
+from graft.outputs import UNKNOWN, decision
 from graft.records import Epoch, Event, Note, Plan, Recipe, Task
 from graft.strategies import make_plan
 from graft.train import Checkpoints, find_rate, highest, scaled, train
 from graft.train.layer import linear_head, torch_head
 from graft.transfer import saved
-from graft.transfer.inputs import VALIDATION_SHARE, Given, as_items, can_hold_out, encode, indicators
+from graft.transfer.inputs import VALIDATION_SHARE, Given, as_items, can_hold_out, encode, indicators, is_numeric
 from graft.transfer.speed import AT_MOST_AN_EPOCH, Within
 
 __all__ = ["EPOCHS", "LR", "Transfer"]
@@ -72,7 +72,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
     `n_features_in_` and `feature_names_in_` (of rows),
     `lr_` (the rate it trained at; of an "auto" that trained nothing, the one it would start from),
     `columns_` (name -> kind of the table's columns that it reads, where a study knows them), `strategy_` (its name, the one
-    that "auto" came to), `climb_` (what "auto" tried and why it stopped, else None).
+    that "auto" came to), `climb_` (what "auto" tried and why it stopped, else None), `unknown_` (the probability below which
+    `predict` answers "unknown"; 0: never, but where an adaptation was asked to).
     A leading phase in which only the head learns is convex: its optimum is solved for instead of descended to, and the next phase has
     its epochs too.
     """
@@ -168,6 +169,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
             raise GraftError(f"lr is {self.lr!r}, expected a rate above 0, e.g. 1e-3, or 'auto'.{near_miss(self.lr, [AUTO])}")
         self.lr_ = LR if isinstance(self.lr, str) else self.lr
         self.columns_: dict[str, str] = {}
+        self.unknown_ = 0.0
         self.task_, self.classes_ = task, np.asarray(classes, dtype=None if len(classes) else str)
         self.history_: list[Epoch] = []
         given = Given(items, target, task, metric or default_metric(task, target)[0], blocks)
@@ -385,10 +387,21 @@ class Transfer(ClassifierMixin, BaseEstimator):
         """Labels (n,); for multi-label a matrix (n, c) of 0 and 1; for a regression values (n,)."""
         return self.decode(self.predict_outputs(X))
 
-    def decode(self, outputs: np.ndarray) -> np.ndarray:
-        """What `predict` answers, from the outputs of `predict_outputs`."""
+    def decode(self, outputs: np.ndarray, unknown: float | None = None) -> np.ndarray:
+        """What `predict` answers, from the outputs of `predict_outputs`.
+
+        unknown: of one class an item, "unknown" (numeric classes: -1) where none has this probability; `unknown_` unless given.
+        """
         decided = decision(outputs, self.task_)
-        return self.classes_[decided] if self.task_ == "classification" else decided
+        if self.task_ != "classification":
+            return decided
+        labels, share = self.classes_[decided], self.unknown_ if unknown is None else unknown
+        if not share:
+            return labels
+        numeric = is_numeric(self.classes_)
+        # Unsigned numbers hold no -1.
+        labels = labels.astype(np.result_type(labels.dtype, np.int8) if numeric else object)
+        return np.where(outputs.max(axis=1) < share, -1 if numeric else UNKNOWN, labels)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy, or for a regression R2."""

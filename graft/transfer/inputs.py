@@ -103,6 +103,11 @@ def encode(y: Any, task: str = "auto") -> tuple[Task, np.ndarray, Sequence[Any] 
     return encoded.task, encoded.y, list(encoded.classes)
 
 
+def is_numeric(classes: np.ndarray) -> bool:
+    """Whether classes are numbers, of which "unknown" would be none."""
+    return np.issubdtype(classes.dtype, np.number)
+
+
 def indicators(y: Any, classes: Sequence[str]) -> np.ndarray:
     """(n, c) of 0 and 1, from such rows or from a list of labels for each item, as `encode` tells them apart."""
     rows: list[Any] = [labels if isinstance(labels, str) else [str(label) for label in labels] for labels in y]

@@ -38,6 +38,7 @@ def write(model: "Transfer", folder: Path) -> None:
         "preprocessing": model.backbone_.preprocessing,
         "columns": model.columns_,
         "test_views": model.test_views,
+        "unknown": model.unknown_,
         "feature_names": getattr(model, "feature_names_in_", np.empty(0)).tolist(),
     }
     (folder / "graft.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -57,7 +58,7 @@ def read(make: "Callable[..., Transfer]", folder: Path) -> "Transfer":
     model.backbone_ = load_backbone(f"checkpoint:{folder / 'backbone'}")
     model.backbone_.name = about["backbone"]
     model.head_ = LinearHead.from_arrays(load_file(folder / "head.safetensors"))
-    model.columns_ = about["columns"]
+    model.columns_, model.unknown_ = about["columns"], about.get("unknown", 0.0)
     if model.backbone_.modality == "row":
         model.n_features_in_ = model.backbone_.width
     if about.get("feature_names"):
