@@ -121,20 +121,21 @@ def run(
         if source is not None:
             config["keep"] = source.name
         earlier, checkpoints = _opened(path, config, log) if path else (0.0, None)
-        tap = _tap(dataset, strategies, len(cut.train))
-        material = Material(dataset, loaded, metric, seed, tap, log, recipe=recipe, checkpoints=checkpoints)
-        material.check_recipe(strategies)
-        notes = [*dataset.notes, f"metric: {why}", *left_out]
+        with folder.taken_back(path, fits=False):
+            tap = _tap(dataset, strategies, len(cut.train))
+            material = Material(dataset, loaded, metric, seed, tap, log, recipe=recipe, checkpoints=checkpoints)
+            material.check_recipe(strategies)
+            notes = [*dataset.notes, f"metric: {why}", *left_out]
 
-        course = Course(Judged(material, cut), strategies, seconds, begun, notes, log, earlier)
-        course.plan_time()
-        course.rank()
-        course.afford()
-        course.choose()
-        course.judge()
-        course.control()
-        course.look_back(source)
-        course.compare(command)
+            course = Course(Judged(material, cut), strategies, seconds, begun, notes, log, earlier)
+            course.plan_time()
+            course.rank()
+            course.afford()
+            course.choose()
+            course.judge()
+            course.control()
+            course.look_back(source)
+            course.compare(command)
 
         judged = course.judged
         scores = {name: judged.scores(name) for name in judged.outputs}
