@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,7 @@ from graft import interrupt
 from graft.auto import AUTO, DEARER
 from graft.backbones.base import Backbone
 from graft.data import Dataset, View, folds, holdout
-from graft.errors import GraftError, near_miss, raise_all
+from graft.errors import Diverged, GraftError, near_miss, raise_all
 from graft.evaluate import METRICS, default_metric, interval_over_items, measure, metrics_for, signed
 from graft.features import States, extract, throughput
 from graft.heads import cross_validate, fit_head
@@ -199,7 +200,8 @@ class Material:
         """The best candidate, by what these items alone say.
 
         The backbone is the first of the ranking. Strategies compete on the same held-out items; the cheaper wins a tie, and
-        where there are too few items to hold some out. Who had no turn when the user asked for an end is dropped.
+        where there are too few items to hold some out. Who had no turn when the user asked for an end is dropped, and, after a warning,
+        who diverges. Raises Diverged where all do.
         """
         if ranking is None and len(self.backbones) > 1:
             ranking = self.rank(index)
@@ -210,9 +212,16 @@ class Material:
         rows, scores = [], {}
         parts = self._compared_on(index, any(self.trains(rival) for rival in rivals))
         judged = np.concatenate([held for _, held in parts])
-        for rival in rivals:
+        for rival in list(rivals):
             begun, before = self.now(), interrupt.asked()
-            outputs = np.concatenate([self.fit_and_predict(rival, fitted, held) for fitted, held in parts])
+            try:
+                outputs = np.concatenate([self.fit_and_predict(rival, fitted, held) for fitted, held in parts])
+            except Diverged as error:
+                rivals.remove(rival)
+                if not rivals:
+                    raise
+                warnings.warn(f"strategy {rival.strategy} is left out: {error}", stacklevel=2)
+                continue
             if interrupt.asked() and not before:
                 # This one was cut short: it cannot be compared.
                 break
