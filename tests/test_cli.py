@@ -363,9 +363,12 @@ class Model:
         self.task_, self.classes_ = task, np.array(classes)
         self.backbone_ = SimpleNamespace(modality="image")
         self.columns_ = {"image": "image"}
+        self.views = []
 
-    def predict_outputs(self, items):
+    def predict_outputs(self, items, views=None):
         from graft.items import open_image
+
+        self.views.append(views)
 
         try:
             sure = np.array([np.asarray(open_image(item)).mean() / 255 for item in items])
@@ -421,6 +424,16 @@ def test_predict_writes_the_same_csv_to_the_screen_and_to_a_file(command, stand_
     code, out, _ = command("predict", "run", "in", "--out", tmp_path / "new" / "predictions.csv")
     assert (code, out) == (0, "")
     assert (tmp_path / "new" / "predictions.csv").read_text() == screen
+
+
+@pytest.mark.parametrize(("flags", "views"), [((), None), (("--views", "3"), 3)])
+def test_predict_averages_over_the_views_that_are_asked_for(command, stand_in, images, flags, views):
+    model = Model()
+    stand_in("data", load_unlabelled=lambda source, **_: images)
+    stand_in("transfer", Transfer=SimpleNamespace(load=lambda folder: model))
+    assert command("predict", "run", "in", *flags)[0] == 0
+    # A second time without the broken one.
+    assert model.views == [views, views]
 
 
 def test_progress_is_quiet_where_nobody_watches(capsys):
