@@ -1,6 +1,7 @@
 """The command: flags in, words out, exit codes. The library behind it is played by stand-ins where it would take long."""
 
 import csv
+import errno
 import io
 import json
 import re
@@ -97,6 +98,16 @@ def test_what_the_user_can_mend_is_one_line_on_stderr_and_exit_code_two(command,
 def test_a_fault_of_our_own_keeps_its_traceback(command, stand_in):
     stand_in("data", load=raises(ZeroDivisionError("ours")))
     with pytest.raises(ZeroDivisionError):
+        command("check", "flowers")
+
+
+@pytest.mark.parametrize(("name", "said"), [("/runs/page.html", "/runs/page.html"), (None, "the disk")])
+def test_a_full_disk_is_one_line_and_another_fault_of_a_file_is_not(command, stand_in, name, said):
+    stand_in("data", load=raises(OSError(errno.ENOSPC, "No space left on device", name)))
+    code, _, err = command("check", "flowers")
+    assert (code, err.count("\n")) == (2, 1) and err.startswith(f"graft: {said}: there is no room (No space left on device), expected")
+    stand_in("data", load=raises(OSError(errno.EIO, "Input/output error", name)))
+    with pytest.raises(OSError, match="Input/output"):
         command("check", "flowers")
 
 

@@ -1,6 +1,7 @@
 """The command `graft`: reads flags, calls the library, prints. Nothing is computed here, nothing heavy is imported at the top."""
 
 import csv
+import errno
 import os
 import shlex
 import sys
@@ -53,6 +54,14 @@ def main() -> None:
         app()
     except GraftError as error:
         say(f"graft: {error}")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        say(
+            f"graft: {error.filename or 'the disk'}: there is no room ({error.strerror}), expected some for what is written. "
+            "Nothing is half-written. Free some space and give the same command again."
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
