@@ -118,8 +118,8 @@ def run(
         log.note(f"{dataset.name}: {len(dataset)} items, {dataset.modality}, {dataset.task}")
         loaded, left_out = _backbones(dataset, _listed(backbone))
         config = _config(dataset, metric, loaded, strategies, seed, seconds) | {"recipe": settings_of(recipe or Recipe())}
-        if source is not None:
-            config["keep"] = source.name
+        # Said where there is none, too: a run without is another one.
+        config |= {"keep": None, "keep_digest": None} if source is None else {"keep": source.name, "keep_digest": _digest(source)}
         earlier, checkpoints = _opened(path, config, log) if path else (0.0, None)
         with folder.taken_back(path, fits=False):
             tap = _tap(dataset, strategies, len(cut.train))
@@ -274,13 +274,9 @@ def _config(
     dataset: Dataset, metric: str, loaded: dict[str, Backbone], strategies: Sequence[str], seed: int, seconds: float | None
 ) -> dict[str, Any]:
     """All that decides a run's numbers: what config.yaml holds from the beginning."""
-    assert dataset.target is not None
-    digest = hashlib.blake2b(content_keys(dataset.items, "image" if dataset.modality == "image" else "text").tobytes(), digest_size=16)
-    for column in (dataset.target, dataset.split, dataset.blocks()):
-        digest.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
     return {
         "data": dataset.name,
-        "data_digest": digest.hexdigest(),
+        "data_digest": _digest(dataset),
         "items": len(dataset),
         "task": dataset.task,
         "metric": metric,
@@ -290,3 +286,11 @@ def _config(
         "budget_seconds": seconds,
         "versions": versions(),
     }
+
+
+def _digest(dataset: Dataset) -> str:
+    """Of what is read of a labelled data set: its items, labels, parts and groups."""
+    digest = hashlib.blake2b(content_keys(dataset.items, "image" if dataset.modality == "image" else "text").tobytes(), digest_size=16)
+    for column in (dataset.target, dataset.split, dataset.blocks()):
+        digest.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
