@@ -106,7 +106,7 @@ def run(
     """
     begun = time.perf_counter()
     seconds = resolve_budget(budget)
-    named = known_strategies(_listed(strategy) or ())
+    named = known_strategies([strategy] if callable(strategy) else _listed(strategy) or ())
     path = folder.prepare(out) if out is not None else None
     listening = interrupt.listening() if processes.count() == 1 else nullcontext()
     with listening, folder.held(path) if path else nullcontext():

@@ -287,6 +287,12 @@ def choose_metric(task: Task, target: np.ndarray, metric: str | None) -> tuple[s
 def known_strategies(names: Sequence[str]) -> list[str]:
     """The names, each checked; the scratch control is no way to transfer."""
     for name in names:
+        if not isinstance(name, str):
+            called = getattr(name, "__name__", repr(name))
+            raise GraftError(
+                f"strategy {called}: a {type(name).__name__}, expected a name, which config.yaml can hold. Give the function one by "
+                "@STRATEGIES.add(SOURCE) of graft.strategies, and name that; Transfer and graft.compare take it as it is."
+            )
         if name != AUTO:
             STRATEGIES[name]
         if name == "scratch":
