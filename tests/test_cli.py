@@ -1,6 +1,7 @@
 """The command: flags in, words out, exit codes. The library behind it is played by stand-ins where it would take long."""
 
 import csv
+import errno
 import io
 import json
 import re
@@ -98,6 +99,16 @@ def test_what_the_user_can_mend_is_one_line_on_stderr_and_exit_code_two(command,
 def test_a_fault_of_our_own_keeps_its_traceback(command, stand_in):
     stand_in("data", load=raises(ZeroDivisionError("ours")))
     with pytest.raises(ZeroDivisionError):
+        command("check", "flowers")
+
+
+@pytest.mark.parametrize(("name", "said"), [("/runs/page.html", "/runs/page.html"), (None, "the disk")])
+def test_a_full_disk_is_one_line_and_another_fault_of_a_file_is_not(command, stand_in, name, said):
+    stand_in("data", load=raises(OSError(errno.ENOSPC, "No space left on device", name)))
+    code, _, err = command("check", "flowers")
+    assert (code, err.count("\n")) == (2, 1) and err.startswith(f"graft: {said}: there is no room (No space left on device), expected")
+    stand_in("data", load=raises(OSError(errno.EIO, "Input/output error", name)))
+    with pytest.raises(OSError, match="Input/output"):
         command("check", "flowers")
 
 
@@ -383,9 +394,12 @@ class Model:
         self.task_, self.classes_ = task, np.array(classes)
         self.backbone_ = SimpleNamespace(modality="image")
         self.columns_, self.unknown_ = {"image": "image"}, 0.0
+        self.views = []
 
-    def predict_outputs(self, items):
+    def predict_outputs(self, items, views=None):
         from graft.items import open_image
+
+        self.views.append(views)
 
         try:
             sure = np.array([np.asarray(open_image(item)).mean() / 255 for item in items])
@@ -441,6 +455,16 @@ def test_predict_writes_the_same_csv_to_the_screen_and_to_a_file(command, stand_
     code, out, _ = command("predict", "run", "in", "--out", tmp_path / "new" / "predictions.csv")
     assert (code, out) == (0, "")
     assert (tmp_path / "new" / "predictions.csv").read_text() == screen
+
+
+@pytest.mark.parametrize(("flags", "views"), [((), None), (("--views", "3"), 3)])
+def test_predict_averages_over_the_views_that_are_asked_for(command, stand_in, images, flags, views):
+    model = Model()
+    stand_in("data", load_unlabelled=lambda source, **_: images)
+    stand_in("transfer", Transfer=SimpleNamespace(load=lambda folder: model))
+    assert command("predict", "run", "in", *flags)[0] == 0
+    # A second time without the broken one.
+    assert model.views == [views, views]
 
 
 def test_progress_is_quiet_where_nobody_watches(capsys):

@@ -16,6 +16,7 @@ from graft.data import load, load_unlabelled
 from graft.errors import GraftError
 from graft.records import Epoch, Note, Recipe
 from graft.report.page import HEADLINES
+from graft.strategies import full
 from graft.study import comparison, judge, run, times
 from graft.study.controls import Scratch
 from graft.study.curve import labels_to_match
@@ -453,3 +454,9 @@ def test_a_recipe_that_suits_no_strategy_is_refused_before_any_time_is_spent(mon
         GraftError, match=r"(?s)2 problems:.*strategy lp_ft: train: dropout is 2.*strategy lp_ft: .*cutmix is 1.0 for texts"
     ):
         run(table(40, split=True), backbone="tiny:text", recipe=Recipe(dropout=2, cutmix=1.0))
+
+
+@pytest.mark.parametrize("strategy", [full, ["partial", full]])
+def test_a_function_for_a_strategy_is_refused_with_the_way_to_name_it(strategy):
+    with pytest.raises(GraftError, match=r"strategy full: a function, expected a name.*@STRATEGIES.add\(SOURCE\)"):
+        run(table(20), backbone="tiny:text", strategy=strategy)

@@ -12,8 +12,8 @@ from graft.data import check, load
 from graft.errors import GraftError
 from graft.records import Phase, Plan
 from graft.report import write_comparison
-from graft.strategies import full
-from graft.study import comparison
+from graft.strategies import STRATEGIES, full
+from graft.study import comparison, run
 from graft.study.comparison import Comparison, compare
 from graft.study.judge import parts
 from graft.transfer import Transfer
@@ -177,6 +177,26 @@ def test_a_rate_at_which_training_diverges_is_out_and_said():
     assert sum("rate 1e+38 of full, fold" in note for note in found.notes) == 5
     with pytest.raises(GraftError, match="the loss became"):
         compare(table(40), "tiny:text", ["feature_extraction", "full"], rates=(1e38,), epochs=2)
+
+
+def wild(depth, epochs, lr):
+    """Diverges at every rate."""
+    return Plan((Phase(epochs, (1e38,) * depth, 1e38),))
+
+
+def test_a_strategy_that_diverges_at_every_rate_is_left_out_and_said():
+    found = compare(table(40), "tiny:text", ["feature_extraction", wild, "full"], rates=(1e-3,), epochs=2)
+    assert sorted(one.strategy for one in found.rivals) == ["feature_extraction", "full"] and len(found.pairs) == 1
+    assert any("left out: wild: training tiny:text: the loss became" in note for note in found.notes)
+
+
+@pytest.mark.usefixtures("quick_studies")
+def test_a_run_goes_on_without_a_strategy_that_diverges(monkeypatch):
+    monkeypatch.setitem(STRATEGIES._members, "wild", wild)
+    with pytest.warns(UserWarning, match="strategy wild is left out: training tiny:text: the loss became"):
+        study = run(table(160, split=True), backbone="tiny:text", strategy=["wild", "feature_extraction"])
+    assert study.result.strategy == "feature_extraction" and study.comparison is None
+    assert any("strategies were not set beside each other: training tiny:text: the loss became" in note for note in study.notes)
 
 
 def test_a_regression_is_shown_in_the_targets_unit():

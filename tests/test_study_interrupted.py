@@ -19,9 +19,10 @@ from test_study import table, without_times
 from graft import files
 from graft.errors import GraftError
 from graft.features import cache_folder
-from graft.records import Epoch, Note
+from graft.records import Epoch, Note, Recipe
 from graft.runs import Log, folder
 from graft.study import run
+from graft.study.course import Course
 from graft.study.material import Material
 from graft.study.times import Clock
 
@@ -181,6 +182,28 @@ def test_a_folder_of_another_run_is_refused_with_each_difference(tmp_path):
         run(frame, out=tmp_path, backbone="tiny:text")
 
 
+@pytest.mark.parametrize("wrong", [{"recipe": Recipe(mixup=-1)}, {"strategy": "stochnorm"}])
+def test_a_run_that_was_refused_leaves_its_folder_to_a_mended_one(tmp_path, wrong):
+    with pytest.raises(GraftError, match=r"mixup is -1|stochnorm: the layer groups that learn hold no batch normalisation"):
+        run(table(40), out=tmp_path, backbone="tiny:text", **wrong)
+    run(table(40), out=tmp_path, backbone="tiny:text")
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["strategies"] == ["auto"]
+    assert "going on" not in (tmp_path / "log.txt").read_text()
+    with pytest.raises(GraftError):
+        run(table(40), out=tmp_path, backbone="tiny:text", **wrong)
+    assert (tmp_path / "config.yaml").exists()
+
+
+def test_a_run_that_was_refused_late_keeps_what_it_had_trained(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise GraftError("late")
+
+    monkeypatch.setattr(Course, "look_back", refuse)
+    with pytest.raises(GraftError, match="late"):
+        run(table(40), out=tmp_path, **NAMED)
+    assert not (tmp_path / "config.yaml").exists() and list((tmp_path / "unfinished").glob("*.safetensors"))
+
+
 def test_a_finished_run_is_computed_again_to_the_same_numbers_and_says_so(tmp_path):
     first = run(table(40), out=tmp_path, backbone="tiny:text").result.to_dict()
     again = run(table(40), out=tmp_path, backbone="tiny:text").result.to_dict()
@@ -202,6 +225,7 @@ def test_the_settings_are_there_before_time_is_spent(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 0")
     for name in (".result.json.123", ".report.html.9", "unfinished/.a.safetensors.7", ".model.abc/head.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("half")

@@ -114,6 +114,15 @@ def test_where_nothing_was_retrained_nothing_can_have_been_forgotten(tmp_path):
     assert "Nothing was retrained, so nothing of" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_a_folder_of_a_run_with_another_source_is_refused(tmp_path):
+    named = {"backbone": "tiny:text", "strategy": "feature_extraction", "out": tmp_path / "run"}
+    run(table(40), keep=table(40, seed=1), **named)
+    with pytest.raises(GraftError, match=r"holds a run with other settings.*\n  keep_digest: \w+ there, \w+ now"):
+        run(table(40), keep=table(40, seed=2), **named)
+    with pytest.raises(GraftError, match=r"\n  keep: .* there, None now"):
+        run(table(40), **named)
+
+
 def test_without_a_source_nothing_is_said_of_it(tmp_path):
     study = run(table(40), backbone="tiny:text", strategy="feature_extraction", out=tmp_path / "run")
     assert study.result.keep == {}

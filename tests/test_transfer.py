@@ -13,7 +13,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from graft import transfer
 from graft.backbones.tiny import load as tiny
-from graft.errors import GraftError
+from graft.errors import Diverged, GraftError
 from graft.features import States, extract
 from graft.records import Note, Phase, Plan, Recipe
 from graft.strategies import STRATEGIES
@@ -360,3 +360,21 @@ def test_automatic_augmentation_without_held_out_items_stays_on_and_says_so():
     model = Transfer("tiny:image", "full", epochs=2, recipe=Recipe(augment="auto"))
     model.fit_encoded(X, np.arange(80) % 2, "classification", ["bright", "dark"], progress=told.append)
     assert [event.text[:12] for event in told if isinstance(event, Note)] == ["augmentation"] and len(model.history_) == 2
+
+
+def test_of_a_rate_that_diverges_the_best_weights_are_kept_and_a_warning_names_it():
+    X, y = pictures()
+    plan = Plan((Phase(2, (1e-4,) * 4, 1e-3), Phase(2, (1e30,) * 4, 1e30)))
+    with pytest.warns(UserWarning, match=r"loss became nan in phase 2, epoch \d.*highest rate was 1e\+30: try a tenth"):
+        model = Transfer("tiny:image", plan, recipe=Recipe(precision="fp32")).fit(X, y)
+    assert "phase 2" in model.diverged_ and np.isnan(model.history_[-1].loss)
+    before = Transfer("tiny:image", Plan(plan.phases[:1]), recipe=Recipe(precision="fp32")).fit(X, y)
+    assert before.diverged_ == ""
+    # The second phase may take a good step before it diverges: what is kept is no worse than what it began with.
+    assert np.isfinite(model.predict_proba(X)).all() and model.score(X, y) >= before.score(X, y) - 0.05
+
+
+def test_random_weights_that_diverge_in_their_first_epoch_are_no_model():
+    X, y = pictures(160)
+    with pytest.raises(Diverged, match="phase 1, epoch 1"):
+        Transfer("tiny:image", Plan((Phase(2, (1e30,) * 4, 1e30),))).fit(X, y)

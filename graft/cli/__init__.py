@@ -1,6 +1,7 @@
 """The command `graft`: reads flags, calls the library, prints. Nothing is computed here, nothing heavy is imported at the top."""
 
 import csv
+import errno
 import os
 import shlex
 import sys
@@ -53,6 +54,14 @@ def main() -> None:
         app()
     except GraftError as error:
         say(f"graft: {error}")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        say(
+            f"graft: {error.filename or 'the disk'}: there is no room ({error.strerror}), expected some for what is written. "
+            "Nothing is half-written. Free some space and give the same command again."
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -217,6 +226,10 @@ def predict(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="CSV to write; the screen without it.")] = None,
     text: Text = None,
     image: Image = None,
+    views: Annotated[
+        int | None,
+        typer.Option(min=1, help="Views of each image to average over: as judged, and random ones; as the model says unless given."),
+    ] = None,
 ) -> None:
     """Predict with the model of a run.
 
@@ -233,7 +246,7 @@ def predict(
         )
     reads = "table" if {"number", "category"} & set(model.columns_.values()) else model.backbone_.modality
     dataset = rooms.load_unlabelled(data, text=text or None, image=image, modality=reads, columns=model.columns_ or None)
-    header, rows = prediction_rows(model, dataset)
+    header, rows = prediction_rows(model, dataset, views)
     if out is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows([header])
         csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
@@ -284,23 +297,23 @@ def list_members(
         print_table(*_FAMILIES[family]())
 
 
-def prediction_rows(model: "Transfer", dataset: "Dataset") -> tuple[list[str], Iterator[list[str]]]:
-    """Header and rows of what `graft predict` writes; rows are made as they are asked for.
+def prediction_rows(model: "Transfer", dataset: "Dataset", views: int | None = None) -> tuple[list[str], Iterator[list[str]]]:
+    """Header and rows of what `graft predict` writes; rows are made as they are asked for. views: see `Transfer.predict_outputs`.
 
     Columns: id, prediction, one `probability CLASS` for each class (none for a regression), error. An input that cannot
     be read has only its id and the error, and is named on stderr. Several labels are joined by "|".
     """
     classes = [] if model.task_ == "regression" else [str(name) for name in model.classes_]
-    return ["id", "prediction", *(f"probability {name}" for name in classes), "error"], _prediction_rows(model, dataset, classes)
+    return ["id", "prediction", *(f"probability {name}" for name in classes), "error"], _prediction_rows(model, dataset, classes, views)
 
 
-def _prediction_rows(model: "Transfer", dataset: "Dataset", classes: list[str]) -> Iterator[list[str]]:
+def _prediction_rows(model: "Transfer", dataset: "Dataset", classes: list[str], views: int | None) -> Iterator[list[str]]:
     chunk = 256
     with progress_bar() as progress:
         for start in range(0, len(dataset), chunk):
             stop = min(start + chunk, len(dataset))
             items = dataset.items[start:stop]
-            outputs, errors = _predict_readable(model, items)
+            outputs, errors = _predict_readable(model, items, views)
             ready = iter(outputs)
             for position in range(stop - start):
                 name = str(dataset.ids[start + position])
@@ -313,17 +326,17 @@ def _prediction_rows(model: "Transfer", dataset: "Dataset", classes: list[str]) 
                 progress(Step("predicting", stop, len(dataset)))
 
 
-def _predict_readable(model: "Transfer", items: Sequence[Any]) -> tuple[Any, dict[int, str]]:
+def _predict_readable(model: "Transfer", items: Sequence[Any], views: int | None) -> tuple[Any, dict[int, str]]:
     """Outputs of the items that can be read, in order; position -> why, for those that cannot."""
     try:
-        return model.predict_outputs(items), {}
+        return model.predict_outputs(items, views=views), {}
     except UnreadableItems:
         # Only now is each image opened by itself: doing it first would decode every image twice.
         errors = _unreadable(items)
         if not errors:
             raise
         readable = [item for position, item in enumerate(items) if position not in errors]
-        return model.predict_outputs(readable) if readable else (), errors
+        return model.predict_outputs(readable, views=views) if readable else (), errors
 
 
 def _unreadable(items: Sequence[Any]) -> dict[int, str]:

@@ -94,7 +94,8 @@ def begin(out: Path, config: dict[str, Any]) -> bool:
         # What a killed run was writing.
         for leftover in (one for name in ("*.csv", "*.yaml", "*.html", "*.json", "model") for one in out.glob(f".{name}.*")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        goes_on = (out / UNFINISHED).is_dir()
+        # Without settings, what is left is of a run that was refused, see `taken_back`.
+        goes_on = path.exists() and (out / UNFINISHED).is_dir()
         (out / UNFINISHED).mkdir(exist_ok=True)
         for leftover in (out / UNFINISHED).glob(".*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -105,14 +106,18 @@ def begin(out: Path, config: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def taken_back(out: Path | None) -> Iterator[None]:
-    """Within, a GraftError ends a run that has left nothing yet: its settings are forgotten, so that a mended one may follow."""
+def taken_back(out: Path | None, *, fits: bool = True) -> Iterator[None]:
+    """Within, a GraftError ends a run that has left nothing yet: its settings are forgotten, so that a mended one may follow.
+
+    fits: whether what training would go on from is forgotten too; `Checkpoints` never takes it for another run's.
+    """
     try:
         yield
     except GraftError:
         if out is not None and not (out / "result.json").exists():
             (out / "config.yaml").unlink(missing_ok=True)
-            shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+            if fits:
+                shutil.rmtree(out / UNFINISHED, ignore_errors=True)
         raise
 
 

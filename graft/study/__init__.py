@@ -106,7 +106,7 @@ def run(
     """
     begun = time.perf_counter()
     seconds = resolve_budget(budget)
-    named = known_strategies(_listed(strategy) or ())
+    named = known_strategies([strategy] if callable(strategy) else _listed(strategy) or ())
     path = folder.prepare(out) if out is not None else None
     listening = interrupt.listening() if processes.count() == 1 else nullcontext()
     with listening, folder.held(path) if path else nullcontext():
@@ -118,23 +118,24 @@ def run(
         log.note(f"{dataset.name}: {len(dataset)} items, {dataset.modality}, {dataset.task}")
         loaded, left_out = _backbones(dataset, _listed(backbone))
         config = _config(dataset, metric, loaded, strategies, seed, seconds) | {"recipe": settings_of(recipe or Recipe())}
-        if source is not None:
-            config["keep"] = source.name
+        # Said where there is none, too: a run without is another one.
+        config |= {"keep": None, "keep_digest": None} if source is None else {"keep": source.name, "keep_digest": _digest(source)}
         earlier, checkpoints = _opened(path, config, log) if path else (0.0, None)
-        tap = _tap(dataset, strategies, len(cut.train))
-        material = Material(dataset, loaded, metric, seed, tap, log, recipe=recipe, checkpoints=checkpoints)
-        material.check_recipe(strategies)
-        notes = [*dataset.notes, f"metric: {why}", *left_out]
+        with folder.taken_back(path, fits=False):
+            tap = _tap(dataset, strategies, len(cut.train))
+            material = Material(dataset, loaded, metric, seed, tap, log, recipe=recipe, checkpoints=checkpoints)
+            material.check_recipe(strategies)
+            notes = [*dataset.notes, f"metric: {why}", *left_out]
 
-        course = Course(Judged(material, cut), strategies, seconds, begun, notes, log, earlier)
-        course.plan_time()
-        course.rank()
-        course.afford()
-        course.choose()
-        course.judge()
-        course.control()
-        course.look_back(source)
-        course.compare(command)
+            course = Course(Judged(material, cut), strategies, seconds, begun, notes, log, earlier)
+            course.plan_time()
+            course.rank()
+            course.afford()
+            course.choose()
+            course.judge()
+            course.control()
+            course.look_back(source)
+            course.compare(command)
 
         judged = course.judged
         scores = {name: judged.scores(name) for name in judged.outputs}
@@ -276,13 +277,9 @@ def _config(
     dataset: Dataset, metric: str, loaded: dict[str, Backbone], strategies: Sequence[str], seed: int, seconds: float | None
 ) -> dict[str, Any]:
     """All that decides a run's numbers: what config.yaml holds from the beginning."""
-    assert dataset.target is not None
-    digest = hashlib.blake2b(content_keys(dataset.items, "image" if dataset.modality == "image" else "text").tobytes(), digest_size=16)
-    for column in (dataset.target, dataset.split, dataset.blocks()):
-        digest.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
     return {
         "data": dataset.name,
-        "data_digest": digest.hexdigest(),
+        "data_digest": _digest(dataset),
         "items": len(dataset),
         "task": dataset.task,
         "metric": metric,
@@ -292,3 +289,11 @@ def _config(
         "budget_seconds": seconds,
         "versions": versions(),
     }
+
+
+def _digest(dataset: Dataset) -> str:
+    """Of what is read of a labelled data set: its items, labels, parts and groups."""
+    digest = hashlib.blake2b(content_keys(dataset.items, "image" if dataset.modality == "image" else "text").tobytes(), digest_size=16)
+    for column in (dataset.target, dataset.split, dataset.blocks()):
+        digest.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()

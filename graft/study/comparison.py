@@ -259,17 +259,25 @@ class Contest:
     def compare(self, named: Mapping[str, Strategy], command: str, begun: float) -> Comparison:
         """Every strategy searched, fitted and judged. begun: by `time.perf_counter`. command: what repeats it, for the page.
 
-        Raises interrupt.Interrupted after a Ctrl-C that is listened to.
+        Who diverges at every rate is left out, and noted. Raises Diverged where fewer than two are left, and interrupt.Interrupted
+        after a Ctrl-C that is listened to.
         """
         material, dataset = self.material, self.material.dataset
         # Before any strategy is timed: what the first of them would pay for, the others would find.
         material.features(self.backbone)
         self.warm_up()
-        rivals = []
+        rivals, failure = [], None
         for name, strategy in named.items():
             if material.progress:
                 material.progress(Note(f"comparing: {name}"))
-            rivals.append(self.rival(name, strategy))
+            try:
+                rivals.append(self.rival(name, strategy))
+            except Diverged as error:
+                failure = error
+                self.notes.append(f"left out: {name}: {error}")
+                del self.judged.outputs[name]
+        if failure and len(rivals) < 2:
+            raise failure
         rivals.sort(key=lambda rival: -signed(material.metric, rival.score))
         cut, rates = self.judged.parts, self.rates
         call = f"graft.compare({dataset.name!r}, {self.backbone!r}, {list(named)!r}, rates={rates!r}, seed={material.seed})"
@@ -310,6 +318,8 @@ class Contest:
             for train, test in folds:
                 rate, play = self.search(name, len(plays), strategy, states)
                 model, _ = self.fit(strategy, rate, train, states)
+                if model.diverged_:
+                    self.notes.append(f"{name}, judged in fold {len(plays) + 1} as it was before: {model.diverged_}")
                 self.judged.outputs[name].append(model.predict_outputs(material.items(test), progress=material.progress))
                 plays.append(play)
                 chosen.append(rate)
@@ -346,6 +356,8 @@ class Contest:
         for rate in self.rates if trains else self.rates[:1]:
             try:
                 model, seconds = self.fit(strategy, rate, inner, states, validation)
+                if model.diverged_:
+                    raise Diverged(model.diverged_)
             except Diverged as error:
                 failure = error
                 self.notes.append(f"rate {rate:g} of {name}, fold {fold + 1}: {error}")

@@ -1,5 +1,6 @@
 """The controls beside every result: the same network from random weights, and the classical baseline of the modality."""
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -120,6 +121,6 @@ class Scratch:
 
 
 def _validated(model: Transfer) -> float:
-    """The best score on the validation part; the loss where none was held out."""
+    """The best score on the validation part; the last finite loss where none was held out."""
     scores = [event.score for event in model.history_ if event.score is not None]
-    return max(scores) if scores else -model.history_[-1].loss
+    return max(scores) if scores else -[event.loss for event in model.history_ if math.isfinite(event.loss)][-1]

@@ -9,6 +9,7 @@ import numpy as np
 from graft import interrupt, processes
 from graft.auto import AUTO
 from graft.data import Dataset
+from graft.errors import Diverged
 from graft.recipes import settings_of
 from graft.records import Recipe, Verdict
 from graft.runs import Log
@@ -212,5 +213,7 @@ class Course:
         try:
             self.comparison = contest.compare(named, command, time.perf_counter())
             self.log.note(f"strategies beside each other: {self.comparison}")
+        except Diverged as error:
+            self.notes.append(f"strategies were not set beside each other: {error}")
         except interrupt.Interrupted:
             self.missing.append("no strategies beside each other")

@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,7 @@ from graft import interrupt
 from graft.auto import AUTO, DEARER
 from graft.backbones.base import Backbone
 from graft.data import Dataset, View, folds, holdout
-from graft.errors import GraftError, near_miss, raise_all
+from graft.errors import Diverged, GraftError, near_miss, raise_all
 from graft.evaluate import METRICS, default_metric, interval_over_items, measure, metrics_for, signed
 from graft.features import States, extract, throughput
 from graft.heads import cross_validate, fit_head
@@ -204,7 +205,8 @@ class Material:
         """The best candidate, by what these items alone say.
 
         The backbone is the first of the ranking. Strategies compete on the same held-out items; the cheaper wins a tie, and
-        where there are too few items to hold some out. Who had no turn when the user asked for an end is dropped.
+        where there are too few items to hold some out. Who had no turn when the user asked for an end is dropped, and, after a warning,
+        who diverges. Raises Diverged where all do.
         """
         if ranking is None and len(self.backbones) > 1:
             ranking = self.rank(index)
@@ -215,9 +217,16 @@ class Material:
         rows, scores = [], {}
         parts = self._compared_on(index, any(self.trains(rival) for rival in rivals))
         judged = np.concatenate([held for _, held in parts])
-        for rival in rivals:
+        for rival in list(rivals):
             begun, before = self.now(), interrupt.asked()
-            outputs = np.concatenate([self.fit_and_predict(rival, fitted, held) for fitted, held in parts])
+            try:
+                outputs = np.concatenate([self.fit_and_predict(rival, fitted, held) for fitted, held in parts])
+            except Diverged as error:
+                rivals.remove(rival)
+                if not rivals:
+                    raise
+                warnings.warn(f"strategy {rival.strategy} is left out: {error}", stacklevel=2)
+                continue
             if interrupt.asked() and not before:
                 # This one was cut short: it cannot be compared.
                 break
@@ -283,6 +292,12 @@ def choose_metric(task: Task, target: np.ndarray, metric: str | None) -> tuple[s
 def known_strategies(names: Sequence[str]) -> list[str]:
     """The names, each checked; the scratch control is no way to transfer."""
     for name in names:
+        if not isinstance(name, str):
+            called = getattr(name, "__name__", repr(name))
+            raise GraftError(
+                f"strategy {called}: a {type(name).__name__}, expected a name, which config.yaml can hold. Give the function one by "
+                "@STRATEGIES.add(SOURCE) of graft.strategies, and name that; Transfer and graft.compare take it as it is."
+            )
         if name != AUTO:
             STRATEGIES[name]
         if name == "scratch":

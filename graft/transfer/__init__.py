@@ -21,7 +21,7 @@ from graft.backbones import load_backbone
 from graft.backbones.base import Backbone
 from graft.budget import budget_seconds
 from graft.data import View, holdout
-from graft.errors import GraftError, near_miss
+from graft.errors import Diverged, GraftError, near_miss
 from graft.evaluate import METRICS, default_metric, signed
 from graft.features import States, extract
 from graft.heads import LinearHead, fit_head
@@ -73,7 +73,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
     `lr_` (the rate it trained at; of an "auto" that trained nothing, the one it would start from),
     `columns_` (name -> kind of the table's columns that it reads, where a study knows them), `strategy_` (its name, the one
     that "auto" came to), `climb_` (what "auto" tried and why it stopped, else None), `unknown_` (the probability below which
-    `predict` answers "unknown"; 0: never, but where an adaptation was asked to).
+    `predict` answers "unknown"; 0: never, but where an adaptation was asked to), `diverged_` (where the loss became infinite or no
+    number, and at which rate; "" where it did not. A warning says it, and the best weights from before it are the model's).
     A leading phase in which only the head learns is convex: its optimum is solved for instead of descended to, and the next phase has
     its epochs too.
     """
@@ -109,7 +110,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         """X: n file paths, PIL images, arrays (h, w[, 3]) of uint8, texts, or a DataFrame; for "rows" numbers (n, d). y: n labels.
 
         groups: (n,), items that share a value stay on one side when something is held out for choosing. Returns self.
-        Raises GraftError where X and y do not fit each other, the backbone or the task; of rows that are not finite, sparse or no
+        Raises GraftError where X and y do not fit each other, the backbone or the task, and where random weights diverge in their first
+        epoch; of rows that are not finite, sparse or no
         numbers scikit-learn's own ValueError or TypeError.
         """
         # Of rows X tells the width.
@@ -172,6 +174,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.unknown_ = 0.0
         self.task_, self.classes_ = task, np.asarray(classes, dtype=None if len(classes) else str)
         self.history_: list[Epoch] = []
+        self.diverged_ = ""
         given = Given(items, target, task, metric or default_metric(task, target)[0], blocks)
         self.climb_, strategy, epochs = None, self.strategy, self.epochs
         read: dict[str, np.ndarray] = {}
@@ -246,7 +249,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.climb_ = replace(
             self.climb_, why=f"{self.climb_.why} The model that answered is kept, without the items that it answered for."
         )
-        for name in ("plan_", "strategy_", "lr_", "history_", "backbone_", "head_", "tuned_"):
+        for name in ("plan_", "strategy_", "lr_", "history_", "backbone_", "head_", "tuned_", "diverged_"):
             setattr(self, name, getattr(fitted, name))
         return self
 
@@ -326,11 +329,18 @@ class Transfer(ClassifierMixin, BaseEstimator):
             plan, self.plan_, self.lr_ = scaled(plan, factor), scaled(self.plan_, factor), self.lr_ * factor
             if progress:
                 progress(Note(f"learning rate: {self.lr_:.3g}, half way down the longest fall of the loss"))
-        for event in train(backbone, head, plan, given.items, target, validation=validation, metric=better, **told, **kept):
-            if isinstance(event, Epoch):
-                self.history_.append(event)
-            if progress:
-                progress(event)
+        try:
+            for event in train(backbone, head, plan, given.items, target, validation=validation, metric=better, **told, **kept):
+                if isinstance(event, Epoch):
+                    self.history_.append(event)
+                if progress:
+                    progress(event)
+        except Diverged as error:
+            # Random weights are no model: something was solved for or learned, or there is nothing to keep.
+            if start is None and not any(math.isfinite(epoch.loss) for epoch in self.history_):
+                raise
+            self.diverged_ = str(error)
+            warnings.warn(self.diverged_, stacklevel=2)
         return linear_head(head, self.task_, centre, scale)
 
     def _recipe(self, plan: Plan, items_per_epoch: int | None, validated: bool) -> Recipe:
@@ -365,8 +375,9 @@ class Transfer(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "head_")
         number = self.test_views if views is None else views
         if number < 1 or (number > 1 and self.backbone_.modality != "image"):
-            most = "1 or more" if self.backbone_.modality == "image" else "1, as a text has no other view"
-            raise GraftError(f"{number} views of each {self.backbone_.modality} to predict from, expected {most}. See test_views.")
+            kind = self.backbone_.modality
+            most = "1 or more" if kind == "image" else f"1, as a {kind} has no other view"
+            raise GraftError(f"{number} views of each {kind} to predict from, expected {most}. See test_views, or --views.")
         items = self._items(X, self.backbone_.modality)
         # A tuned backbone is one of many that a study makes: its features would fill the disk and never be asked for again.
         kept: dict[str, Any] = {"tap": self.plan_.tap, "cache": not self.tuned_, "progress": progress}
