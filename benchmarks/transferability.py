@@ -29,7 +29,7 @@ ROWS = Path(__file__).with_name("transferability.csv")
 # Items of the pool and judged ones, at most: usually, and to try it out.
 AT_MOST = {False: (1500, 500), True: (100, 40)}
 # Labels a class, and the seeds that they are drawn by; 0: the whole pool.
-DRAWS = {5: (0, 1, 2), 20: (0, 1), 0: (0,)}
+DRAWS = {5: (0, 1, 2), 20: (0, 1, 2), 0: (0,)}
 TUNED_SEED = 0
 TINY_CANDIDATES = {"image": ("mobilenetv1_025_128_imagenet", "cifar_resnet20"), "text": ("sentence:minilm", "untrained:sentence:minilm")}
 # Items that a network is timed on, and those of one batch.
