@@ -246,7 +246,7 @@ def tables(path, shared):
         for truth, words in (("probe", "a head on frozen features"), ("tuned", "fine-tuning (lp_ft)")):
             cases = judged(some, truth)
             if len({case["data"] for case in cases}) > 1:
-                counts = [len(cases), *(len({row[key] for row in some}) for key in ("data", "backbone"))]
+                counts = [len(cases), *(len({row[key] for row in some if row[truth]}) for key in ("data", "backbone"))]
                 about = "{} cases, {} data sets, {} candidates".format(*counts)
                 parts += [f"### {modality}s, judged by {words}: {about}", comparison(cases), recommendation(cases), coverage(cases)]
     if (shared / "data/published_transfer").exists():
