@@ -208,6 +208,22 @@ def test_a_cache_that_cannot_be_written_is_warned_of_once_and_done_without(tmp_p
     assert len(caught) == 1 and "the cache cannot be written" in str(caught[0].message) and "GRAFT_CACHE" in str(caught[0].message)
 
 
+def test_equal_items_are_copied_in_pieces(monkeypatch):
+    copied = []
+
+    class Watched(np.ndarray):
+        def __setitem__(self, places, rows):
+            copied.append(len(rows))
+            super().__setitem__(places, rows)
+
+    monkeypatch.setattr(features, "room_for", lambda shape: np.empty(shape, np.float32).view(Watched))
+    monkeypatch.setattr(features, "BLOCK_ITEMS", 5)
+    texts = make_texts(4)
+    found = extract(load("text"), [texts[place % 4] for place in range(20)], cache=False)
+    assert max(copied) == 5 and sum(copied) == 20
+    np.testing.assert_array_equal(found, np.tile(extract(load("text"), texts, cache=False), (5, 1)))
+
+
 def test_a_full_disk_leaves_no_half_written_file(cache, monkeypatch):
     def full(file, array):
         file.write(b"half")

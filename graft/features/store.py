@@ -21,7 +21,8 @@ from graft.files import replacing
 LAYOUT = "v2"
 # What an interrupted extraction may lose at most.
 _SHARD_ITEMS, _SHARD_SECONDS = 4096, 20.0
-_BLOCK_ITEMS = 1024
+# Features that are copied at once.
+BLOCK_ITEMS = 1024
 # Features larger than this are not held in memory.
 _IN_MEMORY_BYTES = 16 * 2**20
 
@@ -115,8 +116,8 @@ class Store:
             places = np.minimum(np.searchsorted(keys, shard), len(keys) - 1)
             hits = np.flatnonzero((keys[places] == shard) & ~found[places])
             # In blocks, so that a copy of no more than one is in memory.
-            for start in range(0, len(hits), _BLOCK_ITEMS):
-                block = hits[start : start + _BLOCK_ITEMS]
+            for start in range(0, len(hits), BLOCK_ITEMS):
+                block = hits[start : start + BLOCK_ITEMS]
                 features[rows[places[block]]] = values[block, -self.width :]
             found[places[hits]] = True
 
