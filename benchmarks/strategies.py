@@ -22,7 +22,6 @@ from rows import ROOT, append, commit, machine, markdown
 
 from graft.auto import AUTO
 from graft.backbones import load_backbone
-from graft.strategies import STRATEGIES
 from graft.transfer import Transfer
 
 ROWS = Path(__file__).with_name("strategies.csv")
@@ -184,17 +183,20 @@ def spread(values):
 
 
 def table(rows):
-    """Accuracy by strategy and setting: mean ± standard error over the draws; then `auto` less the best of probe, full and LP-FT."""
+    """Accuracy by strategy and setting: mean ± standard error over the draws; then `auto` less the best of probe, full and LP-FT.
+
+    A setting in which more than MAIN was played would leave most cells of the others empty: each has a table of its own at the end.
+    """
     read = pd.read_csv(rows).query("tuning == 0")
     settings = [name for name in SETTINGS if name in set(read["setting"])]
-    lines = []
-    for strategy in [*MAIN, *(name for name in STRATEGIES if name not in MAIN)]:
+    alone = [name for name in settings if set(read[read["setting"] == name]["strategy"]) - set(MAIN)]
+    together, lines = [name for name in settings if name not in alone], []
+    for strategy in MAIN:
         own = read[read["strategy"] == strategy]
-        if own.empty:
-            continue
-        cells = [own[own["setting"] == name]["accuracy"] for name in settings]
-        lines.append([strategy, *(spread(cell) + f" ({len(cell)})" if len(cell) else "" for cell in cells)])
-    tables = [markdown(["strategy", *settings], lines)]
+        cells = [own[own["setting"] == name]["accuracy"] for name in together]
+        if any(map(len, cells)):
+            lines.append([strategy, *(spread(cell) + f" ({len(cell)})" if len(cell) else "" for cell in cells)])
+    tables = [markdown(["strategy", *together], lines)]
     lines = []
     for name in settings:
         wide = read[read["setting"] == name].pivot_table(index="seed", columns="strategy", values="accuracy")
@@ -206,6 +208,12 @@ def table(rows):
             gain = (wide[strategy] - wide[best]).dropna()
             lines.append([name, strategy, best, spread(gain), str(len(gain))])
     tables.append(markdown(["setting", "which", "best of the three", "gain", "draws"], lines))
+    for name in alone:
+        own = read[read["setting"] == name]
+        played = own.groupby("strategy")["accuracy"]
+        lines = [[which, spread(played.get_group(which))] for which in played.mean().sort_values(ascending=False, kind="stable").index]
+        header = f"accuracy, {name}, {own['n_train'].max()} labels, {own['seed'].nunique()} draws"
+        tables.append(markdown(["strategy", header], lines))
     return "\n\n".join(tables)
 
 

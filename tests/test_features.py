@@ -208,6 +208,40 @@ def test_a_cache_that_cannot_be_written_is_warned_of_once_and_done_without(tmp_p
     assert len(caught) == 1 and "the cache cannot be written" in str(caught[0].message) and "GRAFT_CACHE" in str(caught[0].message)
 
 
+def test_an_unwritable_cache_is_warned_of_once_a_process_and_numbers_are_known_until_it_ends(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "file"))
+    measured = iter([1.5, 2.5, 3.5])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for kind in ("text", "image"):
+            extract(load(kind), make_texts(3) if kind == "text" else make_images(3))
+        assert [features.remembered("speed", lambda: next(measured)) for _ in range(2)] == [1.5, 1.5]
+        assert store.recalled("speed") == 1.5 and store.recalled("another") is None
+        assert store.remembered_here("another", lambda: next(measured)) == store.remembered_here("another", lambda: next(measured)) == 2.5
+    assert [str(warning.message).count("the cache cannot be written") for warning in caught] == [1]
+    # A cache elsewhere is asked, and told of, by itself.
+    monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.warns(UserWarning, match="the cache cannot be written"):
+        assert features.remembered("speed", lambda: next(measured)) == 3.5
+
+
+def test_equal_items_are_copied_in_pieces(monkeypatch):
+    copied = []
+
+    class Watched(np.ndarray):
+        def __setitem__(self, places, rows):
+            copied.append(len(rows))
+            super().__setitem__(places, rows)
+
+    monkeypatch.setattr(features, "room_for", lambda shape: np.empty(shape, np.float32).view(Watched))
+    monkeypatch.setattr(features, "BLOCK_ITEMS", 5)
+    texts = make_texts(4)
+    found = extract(load("text"), [texts[place % 4] for place in range(20)], cache=False)
+    assert max(copied) == 5 and sum(copied) == 20
+    np.testing.assert_array_equal(found, np.tile(extract(load("text"), texts, cache=False), (5, 1)))
+
+
 def test_a_full_disk_leaves_no_half_written_file(cache, monkeypatch):
     def full(file, array):
         file.write(b"half")

@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from graft.errors import GraftError
 from graft.items import Row, ZipEntry, content_key, open_image
@@ -47,6 +48,27 @@ def test_a_truncated_jpeg_is_noticed_at_reduced_size_too(at_least_px):
     assert open_image(whole, at_least_px).mode == "RGB"
     with pytest.raises(OSError, match="truncated"):
         open_image(whole[: len(whole) * 2 // 3], at_least_px)
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(monkeypatch):
+    """Truth: Pillow's own averaging of the whole picture in squares of 8 by 8 pixels, to three of 255 steps in the mean."""
+    across, down = np.meshgrid(np.linspace(0, 255, 800), np.linspace(0, 255, 640))
+    buffer = io.BytesIO()
+    Image.fromarray(np.stack([across, down, 255 - across], axis=2).astype(np.uint8)).save(buffer, "JPEG", quality=95)
+    asked, draft = [], JpegImageFile.draft
+
+    def spied(self, mode, size):
+        asked.append(size)
+        return draft(self, mode, size)
+
+    monkeypatch.setattr(JpegImageFile, "draft", spied)
+    whole = open_image(buffer.getvalue())
+    assert whole.size == (800, 640) and asked == []
+    for at_least_px, size in ((80, (100, 80)), (81, (200, 160)), (700, (800, 640))):
+        small = open_image(buffer.getvalue(), at_least_px)
+        assert small.size == size and asked.pop() == (at_least_px, at_least_px)
+        expected = np.asarray(whole.reduce(800 // size[0]), float)
+        assert np.abs(np.asarray(small, float) - expected).mean() < 3
 
 
 def test_a_sixteen_bit_image_keeps_its_greys():

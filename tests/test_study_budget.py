@@ -2,6 +2,7 @@
 
 import re
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from test_study import table
 from graft.backbones import load_backbone
 from graft.data import load
 from graft.errors import GraftError
+from graft.records import Epoch
 from graft.study import run, times
+from graft.study.controls import Scratch
 from graft.study.material import Material
 
 pytestmark = pytest.mark.usefixtures("quick_studies")
@@ -67,3 +70,28 @@ def test_why_auto_retrains_nothing_tells_a_budget_that_is_too_small_from_none(bu
         "find out whether retraining pays." if budget else "for finding out whether retraining pays."
     )
     assert study.model.climb_.why in note
+
+
+@pytest.mark.parametrize(
+    ("budget", "attempt_seconds", "tried"), [(40.0, 25.0, 1), (40.0, 8.0, 2), (40.0, 2.0, 5), (None, 25.0, 3), (None, 2.0, 5)]
+)
+def test_no_rate_is_begun_from_scratch_when_the_time_of_a_budget_is_up(monkeypatch, budget, attempt_seconds, tried):
+    """Ten seconds are planned for three rates. Without a budget all of them are tried, however long they take."""
+    seconds, played = [0.0], []
+
+    def fit(self, attempt, index, epochs):
+        played.append(attempt)
+        seconds[0] += attempt_seconds
+        return SimpleNamespace(lr_=attempt, history_=[Epoch(0, 0, 1.0, attempt / 10, 1.0)], predict_outputs=lambda items: attempt)
+
+    monkeypatch.setattr(Scratch, "_fit", fit)
+    material = SimpleNamespace(now=lambda: seconds[0], items=lambda index: index, target=np.zeros(4))
+    clock, plan = times.Clock(material, budget, 0.0, 4, 2, {}), times.ScratchPlan(10.0, 2, 3, 2, 40)
+    first = Scratch(clock, "any", plan)
+    assert first.fit_and_predict(np.arange(4), np.arange(4)) == tried - 1
+    assert played == list(range(tried)) and first.rates == [tried] and first.seconds == tried * attempt_seconds >= 10.0
+    # The same call on a machine that is faster or slower by now, on which four would be tried.
+    played.clear()
+    attempt_seconds = 3.0
+    again = Scratch(clock, "any", plan)
+    assert again.fit_and_predict(np.arange(4), np.arange(4)) == tried - 1 and played == list(range(tried))

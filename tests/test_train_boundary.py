@@ -1,7 +1,9 @@
 """The freeze boundary and the precision: what is computed once, what is seen meanwhile, and what bf16 may not spoil."""
 
 import math
+import shutil
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,9 +152,35 @@ def test_phases_of_one_epoch_see_different_views():
 def test_where_two_views_do_not_fit_each_epoch_draws_its_own():
     backbone = load("image")
     runs = counted(backbone)
-    with pytest.warns(UserWarning, match="tiny:image: the output of the frozen stages for 2 random views of each item exceeds"):
+    with pytest.warns(UserWarning, match=r"tiny:image: .* 2 random views of each item takes 0.000687 GiB.*: it is not kept"):
         play("image", phases(2, epochs=4), backbone=backbone, states=States(2 * 45 * 32 * 8 * 8 * 4 - 1))
     assert runs[0] == 45 * 4 + 1
+
+
+def test_views_follow_what_the_disk_has_free_and_stay_as_they_were_decided(monkeypatch):
+    (items, _), of_each = make_data("image", 8), 32 * 8 * 8 * 4
+    backbone = load("image")
+
+    def views(free, items):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+        with States() as states:
+            feed = Feed(backbone, items, 4)
+            feed.place(2, shelf=states.open(backbone, 2), views=True, epochs=40)
+            assert (feed.shelf is not None) == (feed.n_views > 0)
+            return feed.n_views
+
+    # Half of what is free is used: five views of eight items, where ten are wanted.
+    with pytest.warns(UserWarning, match=r"10 random views of each item takes .*half of the disk's free space: 5 views are kept"):
+        assert views(2 * 5 * 8 * of_each, items) == 5
+    with pytest.warns(UserWarning, match="5 views are kept, now and when this is run again"):
+        assert views(2**40, items) == 5
+    # Of other items it is decided anew.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert views(2**40, items[:7]) == 10
+        assert views(0, items[:7]) == 10
+    with pytest.warns(UserWarning, match="set GRAFT_CACHE to a folder on a larger one"):
+        assert views(2 * 2 * 6 * of_each - 2, items[:6]) == 0
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])

@@ -19,7 +19,7 @@ from graft.errors import GraftError, UnreadableItems, near_miss
 from graft.features.batches import by_length, device_of, has_bfloat16, one_ahead, pinned, to_device
 from graft.features.runtimes import REFERENCE, RUNTIMES, choose, machine, plain
 from graft.features.states import Shelf, States
-from graft.features.store import LAYOUT, Store, cache_folder, recalled, remembered, room_for, sortable
+from graft.features.store import BLOCK_ITEMS, LAYOUT, Store, cache_folder, recalled, remembered, room_for, sortable
 from graft.features.taps import TAPS, Tapped
 from graft.items import content_key, open_image
 from graft.memory import keep_freed
@@ -147,7 +147,10 @@ class _Extraction:
         # What the first one wrote is then there for all.
         processes.wait()
         again = np.flatnonzero(first[which] != np.arange(len(items)))
-        features[again] = features[first[which[again]]]
+        # In pieces, so that many equal items do not bring all of their features into memory.
+        for start in range(0, len(again), BLOCK_ITEMS):
+            piece = again[start : start + BLOCK_ITEMS]
+            features[piece] = features[first[which[piece]]]
         return features
 
     def _width(self, items: Sequence[Any]) -> int:

@@ -25,7 +25,7 @@ _SHARE_OF_FREE = 0.5  # of the disk: others write there too
 class States:
     """Keeps the output of frozen stages for as long as it is open; hands out a Shelf for each freeze boundary.
 
-    limit_bytes: kept at most, on all shelves together; 0 keeps nothing. Never more than half of what is free on the disk.
+    limit_bytes: kept at most, on all shelves together; 0 keeps nothing. Never more than half of what is free on the disk, see `room`.
     The files lie in the cache folder, have no name, and are gone when it is closed or the process ends, however it ends.
     It may serve several calls of `train` that start from the same weights: what one computed the next one finds.
     """
@@ -34,6 +34,7 @@ class States:
         self.limit_bytes = limit_bytes
         self.folder = cache_folder() / "states"
         self._shelves: dict[tuple[int, str, torch.dtype], Shelf] = {}
+        self._room: int | None = None  # bytes; None: nobody has asked yet
         self._left: int | None = None  # bytes; None: nothing was written yet
         self.full = limit_bytes == 0
 
@@ -72,16 +73,23 @@ class States:
             if self._left is not None and shelf.bytes:
                 self._left, self.full = self._left + shelf.bytes, False
 
+    def room(self) -> int:
+        """Bytes that all shelves together may take: the limit, or half of what was free on the disk when this was first asked if that
+        is less. 0, after a warning, where there can be no folder."""
+        if self._room is None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._room = min(self.limit_bytes, int(shutil.disk_usage(self.folder).free * _SHARE_OF_FREE))
+            except OSError as error:
+                self._room = 0
+                self.stop(str(error))
+        return self._room
+
     def reserve(self, size: int) -> bool:
         """Whether so many more bytes may be written. Warns once when they may not."""
+        if self._left is None:
+            self._left = self.room()
         if self.full:
-            return False
-        try:
-            if self._left is None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._left = min(self.limit_bytes, int(shutil.disk_usage(self.folder).free * _SHARE_OF_FREE))
-        except OSError as error:
-            self.stop(str(error))
             return False
         if size > self._left:
             self.stop(f"the limit of {self.limit_bytes / 1024**3:.3g} GiB or half of the disk's free space is reached")
@@ -127,6 +135,10 @@ class Shelf:
     @property
     def limit_bytes(self) -> int:
         return self._states.limit_bytes
+
+    def room(self) -> int:
+        """Bytes that this shelf and all others of its keeper may take together."""
+        return self._states.room()
 
     def close(self) -> None:
         self._spans = {}

@@ -21,9 +21,14 @@ from graft.files import replacing
 LAYOUT = "v2"
 # What an interrupted extraction may lose at most.
 _SHARD_ITEMS, _SHARD_SECONDS = 4096, 20.0
-_BLOCK_ITEMS = 1024
+# Features that are copied at once.
+BLOCK_ITEMS = 1024
 # Features larger than this are not held in memory.
 _IN_MEMORY_BYTES = 16 * 2**20
+# By path: numbers that could not be written, known for as long as the process lives.
+_unwritten: dict[Path, float] = {}
+# Cache folders that were said to be unwritable.
+_told: set[Path] = set()
 
 
 def cache_folder() -> Path:
@@ -39,7 +44,8 @@ def remembered(what: str, measure: Callable[[], float]) -> float:
     """A number measured once on this machine and found again in the cache folder, so that what is decided by it repeats.
 
     what: names the number, with all that it depends on. measure: called where it is not known yet. Where several processes work
-    together all of them must call this, and the first one's number is everybody's.
+    together all of them must call this, and the first one's number is everybody's. Where the cache folder cannot be written the number
+    is known until the process ends.
     """
     if (known := processes.from_first(recalled(what))) is not None:
         return known
@@ -62,6 +68,8 @@ def remembered_here(what: str, measure: Callable[[], float]) -> float:
 def recalled(what: str) -> float | None:
     """The number that `remembered` keeps under this name, None where there is none yet."""
     path = _measured(what)
+    if path in _unwritten:
+        return _unwritten[path]
     if not path.exists():
         return None
     try:
@@ -72,7 +80,9 @@ def recalled(what: str) -> float | None:
 
 
 def _keep(what: str, value: float) -> None:
-    _write_or_warn(_measured(what), lambda file: file.write(json.dumps({"what": what, "value": value}).encode()))
+    path = _measured(what)
+    if not _write_or_warn(path, lambda file: file.write(json.dumps({"what": what, "value": value}).encode())):
+        _unwritten[path] = value
 
 
 def _measured(what: str) -> Path:
@@ -115,8 +125,8 @@ class Store:
             places = np.minimum(np.searchsorted(keys, shard), len(keys) - 1)
             hits = np.flatnonzero((keys[places] == shard) & ~found[places])
             # In blocks, so that a copy of no more than one is in memory.
-            for start in range(0, len(hits), _BLOCK_ITEMS):
-                block = hits[start : start + _BLOCK_ITEMS]
+            for start in range(0, len(hits), BLOCK_ITEMS):
+                block = hits[start : start + BLOCK_ITEMS]
                 features[rows[places[block]]] = values[block, -self.width :]
             found[places[hits]] = True
 
@@ -188,13 +198,16 @@ def _features_path(keys_path: Path) -> Path:
 
 
 def _write_or_warn(path: Path, write: Callable[[Any], Any]) -> bool:
-    """Write a cache file under a temporary name and rename it. Returns False, after a warning, where that is impossible."""
+    """Write a cache file under a temporary name and rename it. Returns False where that is impossible, of which a process warns once."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, "wb") as file:
             write(file)
         return True
     except OSError as error:
+        if cache_folder() in _told:
+            return False
+        _told.add(cache_folder())
         warnings.warn(
             f"{cache_folder()}: the cache cannot be written ({error}); this goes on without it. "
             "Free some space there, or set GRAFT_CACHE to a folder that can be written.",

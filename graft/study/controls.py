@@ -51,7 +51,11 @@ class Classical:
 @dataclass
 class Scratch:
     """The chosen backbone's architecture with random weights, trained with early stopping, the best of several rates on the
-    validation part, for at least as long as the plan says."""
+    validation part, for at least as long as the plan says.
+
+    Within a budget it begins no rate when its time is up, so that where training is slower than planned the first one may be all;
+    without one every rate of the plan is tried.
+    """
 
     clock: Clock
     backbone: str
@@ -79,7 +83,9 @@ class Scratch:
             return bool(attempts) and interrupt.asked()
 
         def until_time_is_up() -> float:
-            while not ended() and (len(attempts) < self.plan.rates or processes.from_first(now() - begun < self.plan.seconds)):
+            # Fewer rates make a weaker control: only who set a limit to the time has it so.
+            least = self.plan.rates if self.clock.budget is None else 1
+            while not ended() and (len(attempts) < least or processes.from_first(now() - begun < self.plan.seconds)):
                 attempt()
             return len(attempts)
 

@@ -224,7 +224,10 @@ class _CutShort(Exception):
 
 @dataclass(frozen=True)
 class ScratchPlan:
-    """What the from-scratch control gets in each fold: seconds, and in them so many rates of so many epochs of so many items."""
+    """What the from-scratch control gets in each fold: seconds, and in them so many rates of so many epochs of so many items.
+
+    seconds: the least; an attempt that is under way then is played to its end.
+    """
 
     seconds: float
     folds: int

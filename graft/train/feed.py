@@ -1,5 +1,6 @@
 """What training is fed: batches of items as the states at the freeze boundary. Heavy: torch. Never sees labels."""
 
+import hashlib
 import math
 import warnings
 from collections.abc import Hashable, Iterable, Sequence
@@ -13,7 +14,7 @@ import torch
 from graft import processes
 from graft.backbones.base import Backbone, State
 from graft.device import threads
-from graft.features import Shelf, by_length, content_keys, device_of, one_ahead, pinned, to_device
+from graft.features import Shelf, by_length, content_keys, device_of, one_ahead, pinned, remembered, to_device
 from graft.records import Recipe
 from graft.train import augment
 
@@ -66,16 +67,27 @@ class Feed:
         self.boundary, self.shelf, self.views, self.n_views = boundary, shelf, views, 0
         self.features = None if features is None else torch.from_numpy(features)
         if shelf and views:
-            with torch.no_grad():
-                one = self.backbone(to_device(self.backbone.prepare([self.items[0]]), self.device), stop=boundary)
-            self.n_views = count_views(epochs, shelf.limit_bytes // (len(self.items) * shelf.size(one)))
+            self.n_views = self._decided_views(shelf, epochs)
             if not self.n_views:
                 self.shelf = None
-                warnings.warn(
-                    f"{self.backbone.name}: the output of the frozen stages for {_LEAST_VIEWS} random views of each item exceeds "
-                    f"{shelf.limit_bytes / 1024**3:.3g} GiB; it is not kept, and computed in each epoch.",
-                    stacklevel=2,
-                )
+
+    def _decided_views(self, shelf: Shelf, epochs: int) -> int:
+        """The `count_views` of the room that there was when these items were first met here. Warns of fewer than wanted."""
+        with torch.no_grad():
+            one = self.backbone(to_device(self.backbone.prepare([self.items[0]]), self.device), stop=self.boundary)
+        a_view, wanted = len(self.items) * shelf.size(one), count_views(epochs, epochs)
+        contents = hashlib.blake2b(b"".join(self.contents), digest_size=16).hexdigest()
+        about = f"{self.backbone.name} to stage {self.boundary}, {a_view} bytes, {epochs} epochs, limit {shelf.limit_bytes}, {contents}"
+        views = int(remembered(f"views of {about}", lambda: count_views(epochs, shelf.room() // a_view)))
+        if views < wanted:
+            done = f"{views} views are kept" if views else "it is not kept, and computed in each epoch"
+            warnings.warn(
+                f"{self.backbone.name}: the output of the frozen stages for {wanted} random views of each item takes "
+                f"{wanted * a_view / 1024**3:.3g} GiB, expected at most {shelf.limit_bytes / 1024**3:.3g} GiB and half of the disk's free "
+                f"space: {done}, now and when this is run again. Where the disk is too small, set GRAFT_CACHE to a folder on a larger one.",
+                stacklevel=3,
+            )
+        return views
 
     def batches(self, rng: np.random.Generator | None, chosen: np.ndarray | None = None) -> list[np.ndarray]:
         """Places of the items of each batch. rng: deals them out at random; None: a fixed order.
@@ -202,10 +214,12 @@ class Feed:
 def count_views(epochs: int, fit: int) -> int:
     """How many random views of each image are kept for so many epochs: a quarter of them, and at least two. 0 where fewer fit.
 
-    epochs: of the whole plan. fit: views of all items that the limit has room for.
+    epochs: of the whole plan. fit: views of all items that the disk has room for; what is decided by it is remembered, as what is seen,
+    and so the result, must not hang on what happens to be free there the next time.
     The frozen stages, and the decoding and cropping before them, then cost a quarter of what they did, and each view is seen about
-    four times; as many views as epochs would save nothing. The limit alone bounds them, not what happens to be free on the disk: what
-    is seen, and so the result, must not hang on that.
+    four times; as many views as epochs would save nothing. A budget of time has its say through the epochs, which it buys and the
+    views follow. It does not lower the quarter: what that would save at most is a quarter of the frozen forward passes, and what it
+    would take away is most of the augmentation.
     """
     wanted = min(epochs, max(_LEAST_VIEWS, math.ceil(epochs / _EPOCHS_A_VIEW)))
     views = min(wanted, fit)
