@@ -1,11 +1,11 @@
 """How long each adaptation method on features takes on one core, with one thread, at its default settings.
 
-    taskset -c 0 python benchmarks/shift_speed.py [NAME ...] [--items 10000] [--target 10000] [--features 1280] [--classes 10] [--repeats 1]
+    taskset -c 0 python benchmarks/shift_speed.py [NAME ...] [--items 10000] [--target 10000] [--features 1280] [--classes 10]
     python benchmarks/shift_speed.py --table
 
-A row for each method is appended to benchmarks/shift_speed.csv: the shortest of the repeats, by the clock on the wall and by the processor's
-own, which other work on the same core does not stretch. Fitting the head again is part of a method; the source-only head and its held-out
-outputs, made once for all methods, are not. Features are drawn, so no data is needed.
+A row for each method is appended to benchmarks/shift_speed.csv: the shortest of the repeats, by the clock on the wall and by the
+processor's own, which other work on the same core does not stretch. Fitting the head again is part of a method; the source-only head
+and its held-out outputs, made once for all methods, are not. Features are drawn, so no data is needed.
 """
 
 import argparse
