@@ -216,6 +216,13 @@ def test_a_fitted_model_is_adapted_without_its_source_and_stays_as_it_was(data):
     assert Adapt(given, methods="saerens").fit(None, None, target).outcome_.sides.prior.tolist() == [0.5, 0.5]
 
 
+def test_a_source_that_is_left_out_is_as_none(data):
+    X, y, target, _ = data
+    given = Transfer("rows", "feature_extraction").fit(X, y)
+    answers = Adapt(given, methods="saerens").fit(X_target=target, prior=[1, 3]).predict_proba(target)
+    np.testing.assert_array_equal(answers, Adapt(given, methods="saerens").fit(None, None, target, prior=[1, 3]).predict_proba(target))
+
+
 def test_without_the_source_only_methods_that_need_none_are_tried(data):
     X, y, target, _ = data
     given = Transfer("rows", "feature_extraction").fit(X, y)
@@ -272,6 +279,8 @@ def fitted():
 
 LABELS = dict.fromkeys(range(12), 0)
 REFUSED = {
+    "nothing at all": (Adapt(fitted()), {}, r"no target was given, expected its items in X_target"),
+    "a target alone": (adapting(), {"X_target": domains()[2]}, r"no source was given and backbone is no fitted Transfer, expected one"),
     "no target": (adapting(), sides(X_target=None), r"no target was given, expected its items in X_target, or sample_domain"),
     "empty target": (adapting(), sides(X_target=np.empty((0, 4))), r"the target holds no items, expected some to adapt to"),
     "one item": (adapting(), sides(X_target=np.ones((1, 4))), r"the target holds 1 item, expected at least 10: fewer show no domain"),

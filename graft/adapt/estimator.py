@@ -73,7 +73,7 @@ class Adapt(ClassifierMixin, BaseEstimator):
 
     def fit(
         self,
-        X: Any,
+        X: Any = None,
         y: Any = None,
         X_target: Any = None,
         *,
@@ -88,7 +88,7 @@ class Adapt(ClassifierMixin, BaseEstimator):
         sample_domain: in place of X_target, as skada takes it: (n,) numbers, X and y hold both sides; positive: a source domain, negative:
         the target, whose y is never read. domains: (n,) the source domain of each item, where there are several. target_labels: place in
         the target -> its label; the choice and the guard use them. prior: (c,) class shares in the source, where only a fitted model is
-        given: then X and y are None, and only methods that need no source are tried; even shares unless given.
+        given: then X and y are left out or None, and only methods that need no source are tried; even shares unless given.
         Raises GraftError for what the caller can mend: an empty target, a target of other columns or width, a side that lacks, target
         labels of places or classes that are not there, a method that cannot be had.
         """
