@@ -121,6 +121,16 @@ def l2_sp(depth: int, epochs: int, lr: float, anchor: float = 0.1) -> Plan:
     return Plan((Phase(epochs, (lr / 10,) * depth, lr, anchor),))
 
 
+@STRATEGIES.add("Buzzega et al. 2020, arXiv:2004.07211")
+def replay(depth: int, epochs: int, lr: float, alpha: float = 1.0) -> Plan:
+    """Every layer group learns, while features of replayed items of the source task are held where they were.
+
+    alpha: of the squared distance, in units of the features' variance. Needs items of the source: `graft run --keep SOURCE`, or
+    `others` of `Transfer.fit`.
+    """
+    return Plan((Phase(epochs, (lr / 10,) * depth, lr),), losses=(("replay", alpha),))
+
+
 @STRATEGIES.add("Li et al. 2019, arXiv:1901.09229")
 def delta(depth: int, epochs: int, lr: float, alpha: float = 0.64, beta: float = 0.01) -> Plan:
     """Every layer group learns, while what the stages give is held near what they gave, channel by channel as it matters.

@@ -35,6 +35,7 @@ STRATEGIES = {
     "lp_ft": "first the head alone, then all layers",
     "l2_sp": "all layers are retrained, each pulled back towards its pretrained weights",
     "delta": "all layers are retrained, while what they give is held near what the pretrained ones gave",
+    "replay": "all layers are retrained, while features of replayed items of the source task are held where they were",
     "bss": "all layers are retrained, and what varies least in the features is shrunk",
     "cotuning": "all layers are retrained, and the pretrained classifier along with the new one",
     "bituning": "all layers are retrained, drawing items of a class together and those of others apart",

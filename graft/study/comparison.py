@@ -180,6 +180,7 @@ def compare(
         cut = parts(dataset, seed, repeat=True)
     metric, why = choose_metric(dataset.task, dataset.target[cut.train], metric)
     material = Material(dataset, {backbone: loaded}, metric, seed, progress=progress)
+    material.check_others(named)
     contest = Contest(material, backbone, Judged(material, cut), tuple(rates), epochs)
     contest.notes += [*dataset.notes, f"metric: {why}", f"judged on: {cut.words}"]
     if obstacle := contest.obstacle(named, seconds, begun):
@@ -393,6 +394,7 @@ class Contest:
             blocks=material.blocks_of(index),
             validation=None if validation is None else (material.items(validation), material.target[validation]),
             metric=material.metric,
+            others=material.others,
             states=states,
             progress=material.progress,
         )

@@ -184,12 +184,16 @@ class Course:
         self.log.note(str(self.verdict))
 
     def look_back(self, source: Dataset | None) -> None:
-        """What the model forgot of the source task, where one was named; what a pretraining gave, where its card says where it began."""
+        """What the model forgot of the source task, where one was named; what a pretraining gave, where its card says where it began.
+
+        source: the items of it that are judged, none of those that are replayed.
+        """
         start = self.material.backbones[self.chosen.backbone]
         self.pretraining = gain(self.material, self.chosen.backbone, self.cut)
         if self.pretraining:
             self.log.note(self.pretraining["sentence"])
-        self.kept = {} if source is None else forgetting(source, start, self.model, seed=self.material.seed, progress=self.log)
+        told: dict[str, Any] = {"seed": self.material.seed, "replayed": len(self.material.others), "progress": self.log}
+        self.kept = {} if source is None else forgetting(source, start, self.model, **told)
         if self.kept:
             self.log.note(self.kept["sentence"])
 
