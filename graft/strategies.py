@@ -177,6 +177,24 @@ def lora(depth: int, epochs: int, lr: float, rank: int = 8, on: LoraOn = "all") 
     return Plan((Phase(epochs, (lr,) * depth, lr),), lora_rank=rank, lora_on=on)
 
 
+@STRATEGIES.add("Hu et al. 2021, arXiv:2106.09685, section 4.2")
+def lora_attention(depth: int, epochs: int, lr: float, rank: int = 8) -> Plan:
+    """Low-rank updates of the weights of attention learn instead of the weights.
+
+    rank: as of `lora`. A backbone without attention is refused.
+    """
+    return lora(depth, epochs, lr, rank, "attention")
+
+
+@STRATEGIES.add("Hu et al. 2021, arXiv:2106.09685, equation 3, on convolutions")
+def lora_convolutions(depth: int, epochs: int, lr: float, rank: int = 8) -> Plan:
+    """Low-rank updates of the weights of ungrouped convolutions learn instead of the weights.
+
+    rank: as of `lora`. A backbone without such convolutions is refused.
+    """
+    return lora(depth, epochs, lr, rank, "convolutions")
+
+
 @STRATEGIES.add("Rebuffi et al. 2018, arXiv:1803.10082; Houlsby et al. 2019, arXiv:1902.00751")
 def adapters(depth: int, epochs: int, lr: float, width: int = 64) -> Plan:
     """Bottlenecks learn: beside each convolution, behind each linear layer; the weights in between stay.

@@ -40,6 +40,8 @@ STRATEGIES = {
     "cotuning": "all layers are retrained, and the pretrained classifier along with the new one",
     "bituning": "all layers are retrained, drawing items of a class together and those of others apart",
     "lora": "small low-rank corrections are learned beside the pretrained weights",
+    "lora_attention": "small low-rank corrections are learned beside the pretrained weights of attention",
+    "lora_convolutions": "small low-rank corrections are learned beside the pretrained weights of convolutions",
     "adapters": "small bottlenecks are learned between the pretrained layers",
     "bitfit": "only the biases are retrained",
     "surgical": "one group of layers is retrained",
