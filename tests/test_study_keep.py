@@ -16,7 +16,7 @@ from graft.data import check, load
 from graft.errors import GraftError
 from graft.records import Recipe
 from graft.strategies import STRATEGIES
-from graft.study import compare, course, keep, rank, run
+from graft.study import compare, comparison, course, keep, rank, run
 from graft.study.keep import forgetting, replayed_part, source_task
 from graft.transfer import Transfer
 
@@ -214,17 +214,27 @@ def fits(monkeypatch):
 
 def test_a_run_that_replays_judges_by_items_that_it_did_not(tmp_path, fits, monkeypatch):
     judged, plain = [], course.forgetting
-    monkeypatch.setattr(course, "forgetting", lambda source, *rest, **told: judged.extend(source.items) or plain(source, *rest, **told))
+    for room in (course, comparison):
+        monkeypatch.setattr(room, "forgetting", lambda source, *rest, **told: judged.extend(source.items) or plain(source, *rest, **told))
     source, data = table(80, **CROSSED), table().assign(split=np.where(np.arange(60) // 2 % 3, "train", "test"))
     study = run(data, backbone="tiny:text", strategy=["full", "replay"], keep=source, out=tmp_path / "run")
     (replayed,) = {tuple(items) for plan, items in fits if plan.losses}
     assert 20 <= len(replayed) <= 40 and not set(replayed) & {str(item) for item in judged}
-    assert len(judged) + len(replayed) == len(check(load(source)))
     # Tried, and compared at three rates and the best of them, at least.
     assert sum(bool(plan.losses) for plan, _ in fits) >= 5 and any(plan.reset for plan, _ in fits)
     kept = json.loads((tmp_path / "run" / "result.json").read_text())["keep"]
-    assert kept["judged_on"].endswith(f"none of the {len(replayed)} items that were replayed") and kept["n_test"] == len(judged)
-    assert {rival.strategy for rival in study.comparison.rivals} == {"full", "replay"}
+    assert kept["judged_on"].endswith(f"none of the {len(replayed)} items that were replayed") and kept["n_test"] + len(replayed) == len(
+        check(load(source))
+    )
+    # What each strategy forgot stands beside the other's, judged on the same items.
+    compared = json.loads((tmp_path / "run" / "comparison.json").read_text())["rivals"]
+    assert {rival["strategy"] for rival in compared} == {"full", "replay"} and len(compared) == len(study.comparison.rivals)
+    for rival in compared:
+        assert rival["keep"]["before"] == kept["before"] and rival["keep"]["judged_on"] == kept["judged_on"]
+        assert set(rival["keep"]) > {"same_head", "new_head", "sentence"} and rival["keep"]["retrained"]
+    assert len(judged) == (len(compared) + 1) * kept["n_test"]
+    page = (tmp_path / "run" / "comparison.html").read_text()
+    assert 'id="keep"' in page and "What each forgot" in page
 
 
 def test_without_replay_all_of_the_source_is_judged():

@@ -91,9 +91,9 @@ def run(
     a shortlist and `auto` unless given; two strategies or more are also set beside each other, as `compare` does it, where time is left.
     metric: the number to choose by. budget: time to spend, "10m" or seconds; without it `auto` retrains nothing, and named strategies
     take what they need. seed: of everything drawn. recipe: how all that is trained is played, the control from scratch too. keep: a
-    data set of the source task, same kind of inputs and labels of its own: what the chosen model forgot of it is told, in time beyond the
-    budget; the strategy "replay" learns from up to half of it, at most 1,000 items, which are then not judged. progress: is told what
-    happens. command: what repeats this, for the page.
+    data set of the source task, same kind of inputs and labels of its own: what the chosen model, and each of two or more strategies,
+    forgot of it is told, in time beyond the budget; the strategy "replay" learns from up to half of it, at most 1,000 items, which are then
+    not judged. progress: is told what happens. command: what repeats this, for the page.
 
     Choosing sees only training items. The judged items are the given test part, or each fold's test part in turn; with a budget and 2,500
     items or more, which leave no time to retrain in each fold, a fifth of them (at most 2,000) that is held out once.
@@ -140,7 +140,7 @@ def run(
             course.judge()
             course.control()
             course.look_back(source)
-            course.compare(command)
+            course.compare(command, source)
 
         judged = course.judged
         scores = {name: judged.scores(name) for name in judged.outputs}

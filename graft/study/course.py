@@ -202,15 +202,15 @@ class Course:
         folds = len(self.judged.outputs[name])
         return {"score": score.value, "interval": score.interval, "seconds": seconds, "folds": folds, "note": note}
 
-    def compare(self, command: str) -> None:
+    def compare(self, command: str, source: Dataset | None = None) -> None:
         """Strategies that were named, beside each other at their best rates, on the folds that were judged: told, nothing is chosen by it.
 
-        command: what repeats the run. What keeps from comparing is noted.
+        command: what repeats the run. source: as for `look_back`. What keeps from comparing is noted.
         """
         named = {name: STRATEGIES[name] for name in self.strategies if name != AUTO}
         if len(named) < 2:
             return
-        contest = Contest(self.material, self.chosen.backbone, Judged(self.material, self.cut), RATES, EPOCHS)
+        contest = Contest(self.material, self.chosen.backbone, Judged(self.material, self.cut), RATES, EPOCHS, source=source)
         if obstacle := contest.obstacle(named, self.budget, self.begun - self.earlier):
             self.notes.append(f"strategies were not set beside each other: {obstacle}")
             return
