@@ -110,3 +110,10 @@ def test_the_plan_is_that_of_full_with_the_loss():
     assert plan.phases == make_plan("full", 3, 4, 1e-2).phases
     assert remarks(plan) == ["Adds 1 times the loss replay to the task's own."]
     assert make_plan(partial(STRATEGIES["replay"], alpha=0.5), 3, 4, 1e-2).losses == (("replay", 0.5),)
+
+
+def test_a_rate_is_found_with_the_replayed_items_too():
+    items, y = make_data("text", 45)
+    others = make_data("text", 20, seed=5)[0]
+    model = Transfer("tiny:text", "replay", epochs=1, lr="auto").fit(items, y, others=others)
+    assert 0 < model.lr_ < 10 and model.plan_.losses == (("replay", 1.0),) and len(model.history_) == 1
