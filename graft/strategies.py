@@ -121,6 +121,16 @@ def l2_sp(depth: int, epochs: int, lr: float, anchor: float = 0.1) -> Plan:
     return Plan((Phase(epochs, (lr / 10,) * depth, lr, anchor),))
 
 
+@STRATEGIES.add("Buzzega et al. 2020, arXiv:2004.07211")
+def replay(depth: int, epochs: int, lr: float, alpha: float = 1.0) -> Plan:
+    """Every layer group learns, while features of replayed items of the source task are held where they were.
+
+    alpha: of the squared distance, in units of the features' variance. Needs items of the source: `graft run --keep SOURCE`, or
+    `others` of `Transfer.fit`.
+    """
+    return Plan((Phase(epochs, (lr / 10,) * depth, lr),), losses=(("replay", alpha),))
+
+
 @STRATEGIES.add("Li et al. 2019, arXiv:1901.09229")
 def delta(depth: int, epochs: int, lr: float, alpha: float = 0.64, beta: float = 0.01) -> Plan:
     """Every layer group learns, while what the stages give is held near what they gave, channel by channel as it matters.
@@ -165,6 +175,24 @@ def lora(depth: int, epochs: int, lr: float, rank: int = 8, on: LoraOn = "all") 
     "attention" or "convolutions".
     """
     return Plan((Phase(epochs, (lr,) * depth, lr),), lora_rank=rank, lora_on=on)
+
+
+@STRATEGIES.add("Hu et al. 2021, arXiv:2106.09685, section 4.2")
+def lora_attention(depth: int, epochs: int, lr: float, rank: int = 8) -> Plan:
+    """Low-rank updates of the weights of attention learn instead of the weights.
+
+    rank: as of `lora`. A backbone without attention is refused.
+    """
+    return lora(depth, epochs, lr, rank, "attention")
+
+
+@STRATEGIES.add("Hu et al. 2021, arXiv:2106.09685, equation 3, on convolutions")
+def lora_convolutions(depth: int, epochs: int, lr: float, rank: int = 8) -> Plan:
+    """Low-rank updates of the weights of ungrouped convolutions learn instead of the weights.
+
+    rank: as of `lora`. A backbone without such convolutions is refused.
+    """
+    return lora(depth, epochs, lr, rank, "convolutions")
 
 
 @STRATEGIES.add("Rebuffi et al. 2018, arXiv:1803.10082; Houlsby et al. 2019, arXiv:1902.00751")

@@ -19,8 +19,9 @@ from graft.losses.discrepancy import discrepancy, several_kernels, squared_dista
 from graft.records import Phase, Plan
 from graft.train.added import AddedLosses
 
-# What learns from the other domain alone is tested in test_losses_target_alone.py; ADDA can be played alone, but relates two.
-NAMES = [name for name in LOSSES if LOSSES[name].needs_others and (name == "adda" or not LOSSES[name].alone)]
+# What learns from the other domain alone is tested in test_losses_target_alone.py, what keeps its features in test_losses_replay.py; ADDA
+# can be played alone, but relates two.
+NAMES = [name for name in LOSSES if LOSSES[name].needs_others and (name == "adda" or not LOSSES[name].alone) and name != "replay"]
 OF_FEATURES = ("deep_coral", "dan", "dann", "cdan", "cdan_e", "mdd", "adda")
 ANY_TASK = ("deep_coral", "dan", "dann")
 CRITICS = ("dann", "cdan", "cdan_e", "mdd", "adda")

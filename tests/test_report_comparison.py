@@ -63,6 +63,21 @@ def test_the_headline_says_who_leads(better, headline, tmp_path):
     assert re.search(r"<h1[^>]*>(.*?)</h1>", page)[1] == headline
 
 
+def test_what_each_strategy_forgot_of_a_source_task_is_shown(tmp_path):
+    told = numbers()
+    change = {"effect": -0.25, "interval": (-0.375, -0.125)}
+    about = {"data": "animals", "metric": "accuracy", "n_test": 40, "judged_on": "5-fold", "before": around(0.875)}
+    for place, rival in enumerate(told["rivals"]):
+        after = {"same_head": {**around(0.625), "change": change}, "new_head": {**around(0.75), "change": change}}
+        rival["keep"] = {**about, "retrained": place < 2, **(after if place < 2 else {})}
+    page, reader = read(told, tmp_path)
+    assert reader.sections == ["scores", "pairs", "curves", "keep", "plans", "repeat"]
+    shown = page[page.index('id="keep"') : page.index('id="plans"')]
+    # Two heads, each with the start and the two strategies that retrain; the third moved nothing.
+    assert shown.count("the pretrained weights</") == 2 and shown.count("change −0.250, −0.375 to −0.125") == 4
+    assert "features that the pretrained weights give for animals" in shown and "n = 40" in shown and "feature_extraction" not in shown
+
+
 def test_the_page_is_whole_loads_nothing_and_has_every_section(tmp_path):
     page, reader = read(numbers(), tmp_path)
     assert reader.sections == ["scores", "pairs", "curves", "plans", "repeat"]

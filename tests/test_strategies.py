@@ -115,7 +115,9 @@ def test_what_is_built_in_and_what_is_averaged_is_marked_in_the_plan():
     assert make_plan("bitfit", 3, 5, 1e-2).only == "biases"
     assert make_plan("stochnorm", 3, 5, 1e-2) == replace(make_plan("full", 3, 5, 1e-2), stochnorm=0.5)
     assert make_plan("wise_ft", 3, 5, 1e-2) == replace(make_plan("lp_ft", 3, 5, 1e-2), end="interpolate")
-    assert make_plan(partial(STRATEGIES["lora"], on="attention"), 3, 5, 1e-2).lora_on == "attention"
+    for on in ("attention", "convolutions"):
+        plan = make_plan(partial(STRATEGIES["lora"], on=on), 3, 5, 1e-2)
+        assert plan.lora_on == on and make_plan(f"lora_{on}", 3, 5, 1e-2) == plan
 
 
 def test_a_soup_is_lp_ft_with_its_second_step_at_three_rates():

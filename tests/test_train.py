@@ -22,7 +22,7 @@ from graft.train.tasks import class_weights
 
 RATE = 1e-2
 # What a network has nothing for.
-REFUSED = {("stochnorm", "text")}
+REFUSED = {("stochnorm", "text"), ("lora_attention", "image"), ("lora_attention", "text"), ("lora_convolutions", "text")}
 RECIPE = {field.name for field in fields(Recipe)}
 
 
@@ -76,11 +76,12 @@ def assert_same(one, other, atol=0.0):
 def test_every_strategy_plays_repeats_itself_and_leaves_the_backbone_whole(kind, strategy):
     untouched = load(kind)
     if (strategy, kind) in REFUSED:
-        with pytest.raises(GraftError, match=strategy):
+        with pytest.raises(GraftError, match=strategy.partition("_")[0]):
             play(kind, strategy)
         return
-    events, backbone, head = play(kind, strategy, validation=make_data(kind, 12, seed=1))
-    again, other_backbone, other_head = play(kind, strategy, validation=make_data(kind, 12, seed=1))
+    options = {"validation": make_data(kind, 12, seed=1), "others": make_data(kind, 9, seed=5)[0]}
+    events, backbone, head = play(kind, strategy, **options)
+    again, other_backbone, other_head = play(kind, strategy, **options)
     assert len(events) == sum(phase.epochs for phase in make_plan(strategy, untouched.depth, 4, 1e-3).phases)
     assert all(isinstance(event, Epoch) and math.isfinite(event.loss) and event.seconds > 0 for event in events)
     assert numbers(events) == numbers(again)

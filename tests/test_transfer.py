@@ -106,9 +106,12 @@ def test_lists_of_labels_are_multilabel():
     assert model.score(X, y) > 0.9
 
 
-# What a backbone lacks: tiny:text has neither batch normalisation nor the classifier that co-tuning goes on training.
+# What a backbone lacks: no tiny one has attention; tiny:text has no batch normalisation, convolution, or classifier that co-tuning trains.
 REFUSED = {
     ("stochnorm", "text"): "stochnorm: .* no batch normalisation",
+    ("lora_attention", "image"): "lora: .* no attention layer",
+    ("lora_attention", "text"): "lora: .* no attention layer",
+    ("lora_convolutions", "text"): "lora: .* no ungrouped convolution layer",
     ("cotuning", "text"): "cotuning with tiny:text, .* without the classifier",
 }
 
@@ -122,7 +125,7 @@ def test_every_strategy_fits_predicts_repeats_and_is_saved(strategy, kind, tmp_p
         with pytest.raises(GraftError, match=REFUSED[strategy, kind]):
             models[0].fit(X, y)
         return
-    first, second = (model.fit(X, y) for model in models)
+    first, second = (model.fit(X, y, others=X[:10]) for model in models)
     np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
     first.save(tmp_path)
     again = Transfer.load(tmp_path)

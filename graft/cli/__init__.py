@@ -97,7 +97,10 @@ def run(
     budget: Annotated[str | None, typer.Option(metavar="TIME", help="Time to spend, e.g. 90s, 10m, 2h.")] = None,
     seed: Seed = 0,
     keep: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="Data of a task that the weights could do before: say what of it was forgotten.")
+        str | None,
+        typer.Option(
+            metavar="SOURCE", help="Data of a task that the weights could do before: what of it was forgotten; replayed by replay."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="How what is trained is trained, e.g. mixup=0.2; repeatable.")

@@ -8,6 +8,7 @@ from graft.losses.cotuning import CoTuning
 from graft.losses.delta import Delta
 from graft.losses.discrepancy import BatchNuclearNorm, Dan, DeepCoral, Jan, MinimumClassConfusion
 from graft.losses.norms import BatchSpectralShrinkage, HeadNorm
+from graft.losses.replay import Replay
 from graft.losses.target_alone import ClassBalancedSelfTraining, Consistency, ConsistencyBalanced, EntropyMinimisation, Shot
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "MarginDisparity",
     "MinimumClassConfusion",
     "Other",
+    "Replay",
     "Seen",
     "Shot",
     "Source",

@@ -72,7 +72,7 @@ class Start:
     features: () -> (n, d), the starting backbone's features of the items in the view that is judged. source: (stages) -> a Source of
     what these stages, none below `first`, give at the start; it keeps what it computed where the same view comes again.
     progress: is told a Step. others: items of the other domain, without labels, empty where there are none. teachers: networks to learn
-    from, in evaluation mode, on the backbone's device.
+    from, in evaluation mode, on the backbone's device. other_features: () -> (m, d), as `features`, of the others.
     """
 
     backbone: Backbone
@@ -88,6 +88,7 @@ class Start:
     progress: Callable[[Step], None]
     others: Sequence[Any] = ()
     teachers: Sequence[Backbone] = ()
+    other_features: Callable[[], torch.Tensor] = lambda: torch.empty(0, 0)
 
 
 class Added(nn.Module):
@@ -95,6 +96,7 @@ class Added(nn.Module):
 
     Its parameters and buffers are kept and put back with the network's; what never changes in a run must be neither.
     needs_others: whether it can only be had where there are items of another domain. two_views: whether it wants those in a second view.
+    as_judged: whether it wants those in the view that is judged, and no random one; all losses of its plan then get them so.
     alone: whether it can be had in a plan that is not `supervised`. There `Seen.features`, `logits` and `states` are those of `Seen.other`,
     and `Seen.target` is empty; `Start.items` and `target` are still of the first domain, and may be empty.
     raw: whether it takes the batch of others as it was prepared and runs the network itself on what it makes of it, with `Seen.run`. Then
@@ -105,6 +107,7 @@ class Added(nn.Module):
 
     needs_others = False
     two_views = False
+    as_judged = False
     alone = False
     raw = False
     prepares = False

@@ -27,6 +27,7 @@ def render(numbers: Mapping[str, Any]) -> str:
         by_epoch=plots.learning_curves(_lines(rivals, "epoch", "score"), series),
         by_loss=plots.learning_curves(_lines(rivals, "epoch", "loss"), series),
         by_seconds=plots.learning_curves(_lines(rivals, "seconds", "score"), series, logarithmic=True),
+        forgotten=_forgotten(rivals, series),
         plans=[(rival["strategy"], words.strategy_meaning(rival["strategy"]), plan_chart.page_chart(rival["plan"])) for rival in rivals],
     )
 
@@ -67,6 +68,21 @@ def _mark(rival: Mapping[str, Any], series: Mapping[str, int]) -> plots.Mark:
         aside=words.duration(rival["seconds"]),
         points=tuple(rival["fold_scores"]) if len(rival["fold_scores"]) > 1 else (),
     )
+
+
+def _forgotten(rivals: Sequence[Mapping[str, Any]], series: Mapping[str, int]) -> list[tuple[str, str]]:
+    """(which head, a plot of what it reaches on the source task before and after each strategy); none where nothing was retrained."""
+    kept = {rival["strategy"]: rival["keep"] for rival in rivals if rival.get("keep", {}).get("retrained")}
+    plotted: list[tuple[str, str]] = []
+    for head, title in (("same_head", "The same head"), ("new_head", "A head solved for anew")) if kept else ():
+        before = next(iter(kept.values()))["before"]
+        marks = [plots.Mark("before", before["score"], tuple(before["interval"]), None, "the pretrained weights")]
+        for name, told in kept.items():
+            change = told[head]["change"]
+            note = f"change {words.signed(change['effect'])}, {words.span(change['interval'], sign=True)}"
+            marks.append(plots.Mark(name, told[head]["score"], tuple(told[head]["interval"]), series[name], note))
+        plotted.append((title, plots.interval_rows(marks)))
+    return plotted
 
 
 def _lines(rivals: Sequence[Mapping[str, Any]], across: str, up: str) -> dict[str, list[plots.Place]]:

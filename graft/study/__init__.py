@@ -29,8 +29,8 @@ from graft.study.checking import evidence as evidence_of
 from graft.study.comparison import Comparison, compare
 from graft.study.course import Course
 from graft.study.judge import Judged, Parts, parts
-from graft.study.keep import source_task
-from graft.study.material import Candidate, Material, choose_metric, known_strategies
+from graft.study.keep import replayed_part, source_task
+from graft.study.material import Candidate, Material, choose_metric, known_strategies, replays
 from graft.study.ranking import Ranked, Ranking, basis, may_lose, ranked, recommended
 from graft.study.times import resolve_budget
 from graft.train import Checkpoints
@@ -91,8 +91,9 @@ def run(
     a shortlist and `auto` unless given; two strategies or more are also set beside each other, as `compare` does it, where time is left.
     metric: the number to choose by. budget: time to spend, "10m" or seconds; without it `auto` retrains nothing, and named strategies
     take what they need. seed: of everything drawn. recipe: how all that is trained is played, the control from scratch too. keep: a
-    data set of the source task, same kind of inputs and labels of its own: what the chosen model forgot of it is told, in time beyond the
-    budget. progress: is told what happens. command: what repeats this, for the page.
+    data set of the source task, same kind of inputs and labels of its own: what the chosen model, and each of two or more strategies,
+    forgot of it is told, in time beyond the budget; the strategy "replay" learns from up to half of it, at most 1,000 items, which are then
+    not judged. progress: is told what happens. command: what repeats this, for the page.
 
     Choosing sees only training items. The judged items are the given test part, or each fold's test part in turn; with a budget and 2,500
     items or more, which leave no time to retrain in each fold, a fifth of them (at most 2,000) that is held out once.
@@ -123,7 +124,11 @@ def run(
         earlier, checkpoints = _opened(path, config, log) if path else (0.0, None)
         with folder.taken_back(path, fits=False):
             tap = _tap(dataset, strategies, len(cut.train))
-            material = Material(dataset, loaded, metric, seed, tap, log, recipe=recipe, checkpoints=checkpoints)
+            others: Sequence[Any] = ()
+            if source is not None and any(replays(name, loaded) for name in strategies):
+                source, replayed = replayed_part(source, seed)
+                others = replayed.items
+            material = Material(dataset, loaded, metric, seed, tap, log, recipe=recipe, checkpoints=checkpoints, others=others)
             material.check_recipe(strategies)
             notes = [*dataset.notes, f"metric: {why}", *left_out]
 
@@ -135,7 +140,7 @@ def run(
             course.judge()
             course.control()
             course.look_back(source)
-            course.compare(command)
+            course.compare(command, source)
 
         judged = course.judged
         scores = {name: judged.scores(name) for name in judged.outputs}
@@ -187,6 +192,7 @@ def rank(
     material = Material(dataset, loaded, metric, seed, "pooled", progress)
     index, held = cut.train, np.empty(0, int)
     if check is not None:
+        material.check_others({check: check})
         index, held = (
             cut.folds[0] if cut.one_test else holdout(material.target, material.task, _CHECKED_SHARE, seed, blocks=material.blocks)
         )

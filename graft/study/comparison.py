@@ -24,6 +24,7 @@ from graft.records import Event, Note, Phase, Plan
 from graft.report import write_comparison
 from graft.strategies import STRATEGIES, Strategy, make_plan
 from graft.study.judge import Judged, parts
+from graft.study.keep import forgetting
 from graft.study.material import Material, choose_metric
 from graft.transfer import EPOCHS, Transfer
 from graft.transfer.inputs import can_hold_out
@@ -59,7 +60,8 @@ class Rival:
 
     score, interval (95 %), fold_scores: on the judged items. rates: the head's rate that was chosen in each fold, empty where nothing
     is trained by steps. seconds: of all it took, the search with it. plan: as in `Result.plan`, at the rate of the first fold.
-    curve: one point where it has no epochs.
+    curve: one point where it has no epochs. keep: what its model of the first fold forgot of the source task, as `study.keep.forgetting`
+    tells it; empty where none was named.
     """
 
     strategy: str
@@ -70,6 +72,7 @@ class Rival:
     seconds: float
     plan: dict[str, Any]
     curve: list[Point]
+    keep: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,7 @@ def compare(
         cut = parts(dataset, seed, repeat=True)
     metric, why = choose_metric(dataset.task, dataset.target[cut.train], metric)
     material = Material(dataset, {backbone: loaded}, metric, seed, progress=progress)
+    material.check_others(named)
     contest = Contest(material, backbone, Judged(material, cut), tuple(rates), epochs)
     contest.notes += [*dataset.notes, f"metric: {why}", f"judged on: {cut.words}"]
     if obstacle := contest.obstacle(named, seconds, begun):
@@ -198,7 +202,10 @@ class _Play:
 
 @dataclass
 class Contest:
-    """Where strategies are compared: the data, the folds, the rates. First `obstacle` is asked, then `compare`."""
+    """Where strategies are compared: the data, the folds, the rates. First `obstacle` is asked, then `compare`.
+
+    source: the items of the source task that are judged, where one is named: what each strategy forgot of it is told.
+    """
 
     material: Material
     backbone: str
@@ -206,6 +213,7 @@ class Contest:
     rates: tuple[float, ...]
     epochs: int
     notes: list[str] = field(default_factory=list)
+    source: Dataset | None = None
 
     def plan(self, strategy: Strategy, lr: float) -> Plan:
         return make_plan(strategy, self.material.backbones[self.backbone].depth, self.epochs, lr)
@@ -312,6 +320,7 @@ class Contest:
         begun = time.perf_counter()
         plays: list[_Play] = []
         chosen: list[float] = []
+        kept: dict[str, Any] = {}
         self.judged.outputs[name] = []
         # Each its own: kept states of one would make the next look quicker than it is.
         with States() as states:
@@ -323,6 +332,10 @@ class Contest:
                 self.judged.outputs[name].append(model.predict_outputs(material.items(test), progress=material.progress))
                 plays.append(play)
                 chosen.append(rate)
+                if self.source is not None and not kept:
+                    looked = time.perf_counter()
+                    kept = self.forgotten(model)
+                    begun += time.perf_counter() - looked
         score, trains = self.judged.score(name), self.trains(strategy)
         return Rival(
             strategy=name,
@@ -333,7 +346,15 @@ class Contest:
             seconds=time.perf_counter() - begun + self.extraction(strategy, len(material.target)),
             plan={"groups": list(material.backbones[self.backbone].stage_names), **asdict(self.plan(strategy, chosen[0]))},
             curve=_curve(plays, material.metric),
+            keep=kept,
         )
+
+    def forgotten(self, model: Transfer) -> dict[str, Any]:
+        """What a model forgot of the source task."""
+        material = self.material
+        assert self.source is not None
+        told: dict[str, Any] = {"seed": material.seed, "replayed": len(material.others), "progress": material.progress}
+        return forgetting(self.source, material.backbones[self.backbone], model, **told)
 
     def extraction(self, strategy: Strategy, n: int) -> float:
         """Seconds of extracting n items, for a strategy that reads the features which all share."""
@@ -393,6 +414,7 @@ class Contest:
             blocks=material.blocks_of(index),
             validation=None if validation is None else (material.items(validation), material.target[validation]),
             metric=material.metric,
+            others=material.others,
             states=states,
             progress=material.progress,
         )

@@ -184,12 +184,16 @@ class Course:
         self.log.note(str(self.verdict))
 
     def look_back(self, source: Dataset | None) -> None:
-        """What the model forgot of the source task, where one was named; what a pretraining gave, where its card says where it began."""
+        """What the model forgot of the source task, where one was named; what a pretraining gave, where its card says where it began.
+
+        source: the items of it that are judged, none of those that are replayed.
+        """
         start = self.material.backbones[self.chosen.backbone]
         self.pretraining = gain(self.material, self.chosen.backbone, self.cut)
         if self.pretraining:
             self.log.note(self.pretraining["sentence"])
-        self.kept = {} if source is None else forgetting(source, start, self.model, seed=self.material.seed, progress=self.log)
+        told: dict[str, Any] = {"seed": self.material.seed, "replayed": len(self.material.others), "progress": self.log}
+        self.kept = {} if source is None else forgetting(source, start, self.model, **told)
         if self.kept:
             self.log.note(self.kept["sentence"])
 
@@ -198,15 +202,15 @@ class Course:
         folds = len(self.judged.outputs[name])
         return {"score": score.value, "interval": score.interval, "seconds": seconds, "folds": folds, "note": note}
 
-    def compare(self, command: str) -> None:
+    def compare(self, command: str, source: Dataset | None = None) -> None:
         """Strategies that were named, beside each other at their best rates, on the folds that were judged: told, nothing is chosen by it.
 
-        command: what repeats the run. What keeps from comparing is noted.
+        command: what repeats the run. source: as for `look_back`. What keeps from comparing is noted.
         """
         named = {name: STRATEGIES[name] for name in self.strategies if name != AUTO}
         if len(named) < 2:
             return
-        contest = Contest(self.material, self.chosen.backbone, Judged(self.material, self.cut), RATES, EPOCHS)
+        contest = Contest(self.material, self.chosen.backbone, Judged(self.material, self.cut), RATES, EPOCHS, source=source)
         if obstacle := contest.obstacle(named, self.budget, self.begun - self.earlier):
             self.notes.append(f"strategies were not set beside each other: {obstacle}")
             return

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from graft.backbones.base import Backbone
-from graft.data import Dataset, check, load
+from graft.data import Dataset, check, draw, holdout, load
 from graft.errors import GraftError
 from graft.features import extract
 from graft.heads import fit_head
@@ -14,6 +14,8 @@ from graft.study.material import Material, Progress, choose_metric
 from graft.transfer import Transfer
 
 BEFORE, SAME, ANEW = "before", "same head", "new head"
+# Of the source that may be replayed: the rest is to judge what was forgotten, and more items would hardly hold more.
+_REPLAYED_SHARE, _REPLAYED_AT_MOST = 0.5, 1000
 
 
 def source_task(keep: Any, target: Dataset, progress: Progress = None) -> Dataset:
@@ -31,10 +33,40 @@ def source_task(keep: Any, target: Dataset, progress: Progress = None) -> Datase
     return source
 
 
-def forgetting(source: Dataset, start: Backbone, model: Transfer, *, seed: int = 0, progress: Progress = None) -> dict[str, Any]:
+def replayed_part(source: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    """(to judge, to replay): the source task's items cut once, stratified, groups and near-copies on one side.
+
+    At most half of the items and at most 1,000 are replayed. Of a source with a given test part none of that is, and no copy of it.
+    Raises GraftError where too few items are left for either side.
+    """
+    assert source.task is not None and source.target is not None  # what `load` gives is labelled
+    blocks = source.blocks()
+    try:
+        cut, free = parts(source, seed), np.arange(len(source))
+        if cut.one_test:
+            judged = cut.folds[0][1]
+            free = np.setdiff1d(free, judged if blocks is None else np.flatnonzero(np.isin(blocks, blocks[judged])))
+        most = min(int(_REPLAYED_SHARE * len(free)), _REPLAYED_AT_MOST)
+        target, together = source.target[free], None if blocks is None else blocks[free]
+        _, other = holdout(target, source.task, most / max(1, len(free)), seed, blocks=together)
+        replayed = free[other][draw(target[other], source.task, min(len(other), most), seed)]
+        # What is neither judged nor replayed is a copy of what is, or belongs to its group.
+        rest = source.take(np.setdiff1d(np.arange(len(source)), free[other]))
+        parts(rest, seed)
+    except GraftError as error:
+        raise GraftError(
+            f"keep: {source.name}, {len(source)} items, of which some are to be replayed and others judged: {error}"
+        ) from error
+    return rest, source.take(replayed)
+
+
+def forgetting(
+    source: Dataset, start: Backbone, model: Transfer, *, seed: int = 0, replayed: int = 0, progress: Progress = None
+) -> dict[str, Any]:
     """What a model's backbone still can do of the source task, beside what it could before.
 
-    source: from `source_task`. start: the backbone with the weights that the model started from. model: fitted on the target task.
+    source: from `source_task`, or what `replayed_part` leaves to judge. replayed: how many items were. start: the backbone with the weights
+    that the model started from. model: fitted on the target task.
     On each fold of the source (or its given test part) a head is solved for on the training part's features and judged on the test part:
     "before": on the starting features. "same head": that head on the tuned features; what it loses counts what only moved, too.
     "new head": solved for anew on the tuned features; what it loses is gone from them.
@@ -65,7 +97,7 @@ def forgetting(source: Dataset, start: Backbone, model: Transfer, *, seed: int =
         "metric": metric,
         "n_train": round(np.mean([len(train) for train, _ in cut.folds])),
         "n_test": before.n,
-        "judged_on": cut.words,
+        "judged_on": cut.words + (f", none of the {replayed} items that were replayed" if replayed else ""),
         "retrained": model.tuned_,
         "before": {"score": before.value, "interval": before.interval},
     }

@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,8 +19,8 @@ from graft.evaluate import METRICS, default_metric, interval_over_items, measure
 from graft.features import States, extract, throughput
 from graft.heads import cross_validate, fit_head
 from graft.records import Event, Plan, Recipe, Score, Task
-from graft.strategies import STRATEGIES, make_plan
-from graft.train import Checkpoints
+from graft.strategies import STRATEGIES, Strategy, make_plan
+from graft.train import Checkpoints, asks_for_others
 from graft.train.check import recipe_problems
 from graft.transfer import EPOCHS, LR, Transfer
 from graft.transfer.inputs import can_hold_out
@@ -46,8 +46,8 @@ class Material:
     """A checked data set with what is computed from it once: backbones loaded, features extracted.
 
     backbones: by name. metric: name of the one that is chosen by. tap: what is read off the backbones at once. fit_seconds: for
-    each fit of `auto`; None: it retrains nothing. budget: seconds of the whole study, None without a limit. Choosing and judging get
-    their items by index (n,) into the data set.
+    each fit of `auto`; None: it retrains nothing. budget: seconds of the whole study, None without a limit. others: items of the source
+    task, for strategies that replay them. Choosing and judging get their items by index (n,) into the data set.
     """
 
     dataset: Dataset
@@ -66,6 +66,7 @@ class Material:
     # Folds share items, and every candidate the pretrained stages: what they gave is kept for all fits of the study.
     states: States = field(default_factory=States)
     checkpoints: Checkpoints | None = None
+    others: Sequence[Any] = ()
     _features: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -135,6 +136,7 @@ class Material:
             blocks=self.blocks_of(index),
             metric=self.metric,
             items_per_epoch=items_per_epoch,
+            others=self.others,
             states=states,
             checkpoints=self.checkpoints,
             progress=self.progress,
@@ -153,7 +155,11 @@ class Material:
         return make_plan(candidate.strategy, self.backbones[candidate.backbone].depth, EPOCHS, LR)
 
     def check_recipe(self, strategies: Sequence[str]) -> None:
-        """Raise one GraftError that lists all in which the recipe does not suit what may be trained, before any time is spent."""
+        """Raise one GraftError that lists all in which the recipe does not suit what may be trained, before any time is spent.
+
+        One for strategies that lack the items of a source task comes first.
+        """
+        self.check_others({name: name for name in strategies})
         problems: dict[str, str] = {}
         for backbone in self.backbones:
             rungs = DEARER[self.backbones[backbone].modality]
@@ -166,6 +172,16 @@ class Material:
                 for problem in recipe_problems(recipe, self.task, self.backbones[backbone], plan, validated=True):
                     problems.setdefault(problem, f"strategy {name}: {problem}")
         raise_all(list(problems.values()))
+
+    def check_others(self, named: "Mapping[str, str | Strategy]") -> None:
+        """Raise a GraftError where some of these strategies learn from items of the source task beside these, and there are none."""
+        asking = [] if len(self.others) else [name for name, strategy in named.items() if replays(strategy, self.backbones)]
+        if asking:
+            raise GraftError(
+                f"strategy {', '.join(asking)}: no source task, expected one, whose items are replayed. Name its data: "
+                "graft run DATA --keep SOURCE, in Python graft.run(..., keep=...); two or more strategies are set beside each other there "
+                "too. Or use 'l2_sp' or 'wise_ft', which hold the weights without it."
+            )
 
     def trains(self, candidate: Candidate) -> bool:
         """Whether it may move the backbone: a head alone is solved for on frozen features."""
@@ -287,6 +303,12 @@ def choose_metric(task: Task, target: np.ndarray, metric: str | None) -> tuple[s
         allowed = metrics_for(task)
         raise GraftError(f"metric {metric!r} does not judge {task}, expected one of {', '.join(allowed)}.{near_miss(metric, allowed)}")
     return metric, f"{metric}, as asked for"
+
+
+def replays(strategy: "str | Strategy", backbones: Mapping[str, Backbone]) -> bool:
+    """Whether it learns from items of the source task beside the labelled ones."""
+    plans = (make_plan(strategy, backbone.depth, EPOCHS, LR) for backbone in backbones.values()) if strategy != AUTO else ()
+    return any(asks_for_others(plan) for plan in plans)
 
 
 def known_strategies(names: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from graft.backbones.base import Backbone
 from graft.features import Progress, States, device_of, extract
 from graft.optional import require
 from graft.records import Epoch, Note, Plan, Recipe, Task
+from graft.train.added import asks_for_others
 from graft.train.check import checked_loss
 from graft.train.checkpoint import Checkpoints
 from graft.train.feeds import Labelled, Lessons
@@ -23,7 +24,7 @@ from graft.train.loop import Run
 from graft.train.tasks import decode
 from graft.train.trial import measured
 
-__all__ = ["Checkpoints", "decode", "find_rate", "highest", "predict_outputs", "scaled", "tensorboard_writer", "train"]
+__all__ = ["Checkpoints", "asks_for_others", "decode", "find_rate", "highest", "predict_outputs", "scaled", "tensorboard_writer", "train"]
 
 
 def train(

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Hashable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,11 @@ from graft.train.tasks import Loss
 def loss_of(name: str) -> type[Added]:
     """The loss that a plan names, a pretext among them. Raises GraftError for an unknown name."""
     return PRETEXTS[name] if name in PRETEXTS else LOSSES[name]
+
+
+def asks_for_others(plan: Plan) -> bool:
+    """Whether a plan learns from items beside those that are labelled."""
+    return not plan.supervised or any(loss_of(name).needs_others for name, _ in plan.losses)
 
 
 class AddedLosses(nn.Module):
@@ -75,14 +80,16 @@ def made(
     first, device = min(learning, default=backbone.depth), device_of(backbone)
     target = target.to(device)
 
-    def features() -> torch.Tensor:
-        return torch.from_numpy(np.array(extract(backbone, items, progress=progress))).to(device)
+    def features(of: Sequence[Any] = items) -> torch.Tensor:
+        return torch.from_numpy(np.array(extract(backbone, of, progress=progress))).to(device)
 
     def source(stages: Sequence[int]) -> "_Source":
         return _Source(backbone, first, stages, keeper, opened)
 
     told = progress or (lambda step: None)
-    start = Start(backbone, head, items, target, task, loss, first, seed, features, source, told, others, teachers)
+    start = Start(
+        backbone, head, items, target, task, loss, first, seed, features, source, told, others, teachers, partial(features, others)
+    )
     return AddedLosses([(strength, loss_of(name)(start)) for name, strength in plan.losses])
 
 

@@ -82,9 +82,9 @@ def other_problems(backbone: Backbone, plan: Plan, recipe: Recipe, others: Seque
         asking += [] if plan.supervised else ["a plan that is not supervised"]
         if asking:
             problems.append(
-                f"train: 0 others for {' and '.join(asking)}, expected unlabelled items of the other domain. Pass others=[...],"
+                f"train: 0 others for {' and '.join(asking)}, expected unlabelled items of the other domain, for replay those of the "
             )
-            problems[-1] += " or take a plan that learns from labels alone, e.g. 'full'."
+            problems[-1] += "source task. Pass others=[...], or take a plan that learns from labels alone, e.g. 'full'."
     for name, loss in known:
         if loss.needs_teachers and not teachers:
             problems.append(f"train: 0 teachers for the loss {name}, expected at least one network to learn from. Pass teachers=[...].")

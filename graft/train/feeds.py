@@ -61,6 +61,7 @@ class Feeds:
         if len(self.lessons.others):
             losses = [loss_of(name) for name, _ in self.plan.losses]
             asks = {"two_views": any(loss.two_views for loss in losses), "elsewhere": any(loss.prepares for loss in losses)}
+            asks["as_judged"] = any(loss.as_judged for loss in losses)
             asks["looked"] = any(loss.begin_epoch is not Added.begin_epoch for loss in losses)
             self.others = Others(self.backbone, self.lessons.others, size, self.recipe, **asks)
         if not self.plan.supervised:
@@ -110,7 +111,7 @@ class Feeds:
         if self.judged:
             self._place(self.judged, boundary, dtype)
         if others and self.learned is not others.feed:
-            self._place(others.feed, boundary, dtype, views)
+            self._place(others.feed, boundary, dtype, views and not others.as_judged)
         if others and others.again:
             # Without a change there would be no second view: it is seen even where nothing but the head learns.
             self._place(others.again, boundary, dtype, True)

@@ -23,7 +23,7 @@ from graft.losses import Other, Seen
 from graft.memory import keep_freed
 from graft.records import Epoch, Phase, Plan, Recipe, Step, Task
 from graft.train import learning, mixing, shared
-from graft.train.added import loss_of, made
+from graft.train.added import asks_for_others, loss_of, made
 from graft.train.checkpoint import Checkpoint, Checkpoints, digest_of, events_of, load_optimiser
 from graft.train.ends import Best, Ending, Reached, Weights
 from graft.train.feed import Feed, Ready, Turn
@@ -69,7 +69,7 @@ class Run:
     def play(self, lessons: Lessons) -> Generator[Epoch, None, None]:
         losses = [loss_of(name) for name, _ in self.plan.losses]
         self.raw = any(loss.raw for loss in losses)
-        if self.plan.supervised and not any(loss.needs_others for loss in losses):
+        if not asks_for_others(self.plan):
             lessons = lessons._replace(others=())
         keep_freed()
         if any(any(phase.lr) for phase in self.plan.phases):

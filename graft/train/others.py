@@ -33,8 +33,8 @@ class Round(NamedTuple):
 class Others:
     """The items of another domain as training reads them.
 
-    feed: in the views of training. again: in a second, stronger view, see `stronger`. looked: as they are judged. The last two are None
-    where no loss asks. elsewhere: whether a loss prepares its batches of them itself.
+    feed: in the views of training, or `as_judged`. again: in a second, stronger view, see `stronger`. looked: as they are judged. The last
+    two are None where no loss asks. elsewhere: whether a loss prepares its batches of them itself.
     """
 
     def __init__(
@@ -46,8 +46,10 @@ class Others:
         *,
         two_views: bool,
         looked: bool,
+        as_judged: bool = False,
         elsewhere: bool = False,
     ) -> None:
+        self.as_judged = as_judged
         self.feed = Feed(backbone, items, batch_size, recipe, elsewhere)
         self.again = Feed(backbone, items, batch_size, stronger(recipe, backbone.modality)) if two_views else None
         self.looked = Feed(backbone, items, batch_size) if looked else None

@@ -28,7 +28,7 @@ from graft.heads import LinearHead, fit_head
 from graft.outputs import UNKNOWN, decision
 from graft.records import Epoch, Event, Note, Plan, Recipe, Task
 from graft.strategies import make_plan
-from graft.train import Checkpoints, find_rate, highest, scaled, train
+from graft.train import Checkpoints, asks_for_others, find_rate, highest, scaled, train
 from graft.train.layer import linear_head, torch_head
 from graft.transfer import saved
 from graft.transfer.inputs import VALIDATION_SHARE, Given, as_items, can_hold_out, encode, indicators, is_numeric
@@ -106,18 +106,19 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.budget = budget
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> "Transfer":
+    def fit(self, X: Any, y: Any, groups: Any = None, others: Any = None) -> "Transfer":
         """X: n file paths, PIL images, arrays (h, w[, 3]) of uint8, texts, or a DataFrame; for "rows" numbers (n, d). y: n labels.
 
-        groups: (n,), items that share a value stay on one side when something is held out for choosing. Returns self.
-        Raises GraftError where X and y do not fit each other, the backbone or the task, and where random weights diverge in their first
-        epoch; of rows that are not finite, sparse or no
-        numbers scikit-learn's own ValueError or TypeError.
+        groups: (n,), items that share a value stay on one side when something is held out for choosing. others: items like X, without
+        labels, that a strategy learns from beside it, as "replay" does from the source task's. Returns self.
+        Raises GraftError where X and y do not fit each other, the backbone or the task, where a strategy lacks its others, and where random
+        weights diverge in their first epoch; of rows that are not finite, sparse or no numbers scikit-learn's own ValueError or TypeError.
         """
         # Of rows X tells the width.
         backbone = None if self.backbone == ROWS else self._load_backbone()
         items, target, task, classes = self._prepared(X, y, backbone)
-        return self.fit_encoded(items, target, task, classes, blocks=groups, backbone=backbone)
+        beside = () if others is None else self._items(others, backbone.modality if backbone else "row")
+        return self.fit_encoded(items, target, task, classes, blocks=groups, others=beside, backbone=backbone)
 
     def prepare(self, X: Any, y: Any) -> tuple[Sequence[Any], np.ndarray, Task, Sequence[Any] | np.ndarray]:
         """(items, target, task, classes) as `fit_encoded` takes them, of X and y as `fit` does; raises as that does."""
@@ -151,6 +152,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         validation: tuple[Sequence[Any], np.ndarray] | None = None,
         metric: str | None = None,
         items_per_epoch: int | None = None,
+        others: Sequence[Any] = (),
         states: States | None = None,
         checkpoints: Checkpoints | None = None,
         backbone: Backbone | None = None,
@@ -160,7 +162,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
 
         validation: (items, target) for early stopping; without it a fifth of the items, at most 500, is held out where the plan trains;
         of fewer than ten items, or twenty a class where the head starts solved, none is: the plan is played to its end.
-        metric: name of the metric that early stopping watches. items_per_epoch: see `train`.
+        metric: name of the metric that early stopping watches. items_per_epoch, others: see `train`; "auto" asks for no others.
         states: keeps what frozen stages gave, for other fits of the same backbone. checkpoints: lets a fit that was interrupted go on.
         backbone: the one that is named, where it is loaded already.
         """
@@ -188,6 +190,11 @@ class Transfer(ClassifierMixin, BaseEstimator):
         self.plan_ = strategy if isinstance(strategy, Plan) else make_plan(strategy, backbone.depth, epochs, self.lr_)
         self.strategy_ = strategy if isinstance(strategy, str) else getattr(strategy, "__name__", "plan")
         phases = self.plan_.phases
+        if asks_for_others(self.plan_) and not len(others):
+            raise GraftError(
+                f"strategy {self.strategy_}: 0 others, expected items to learn from beside the labelled ones, for replay the source "
+                "task's. Give them: Transfer(...).fit(X, y, others=[...]), or graft run DATA --keep SOURCE; or use 'full' or 'l2_sp'."
+            )
         # With losses of the plan's own the optimum of a head is another one, which only descent finds.
         solved = not self.plan_.reset and (not phases or (not any(phases[0].lr) and not self.plan_.losses))
         if solved and phases:
@@ -212,7 +219,7 @@ class Transfer(ClassifierMixin, BaseEstimator):
         if phases:
             backbone = copy.deepcopy(backbone)
             plan = replace(self.plan_, phases=phases)
-            head = self._train(backbone, head, plan, given, validation, items_per_epoch, kept)
+            head = self._train(backbone, head, plan, given, validation, items_per_epoch, kept | {"others": others})
         assert head is not None
         self.backbone_, self.head_, self.tuned_ = backbone, head, bool(phases)
         return self
@@ -324,7 +331,8 @@ class Transfer(ClassifierMixin, BaseEstimator):
         recipe = self._recipe(plan, items_per_epoch, bool(validation))
         told: dict[str, Any] = {"task": self.task_, "recipe": recipe, "seed": self.random_state}
         if self.lr == AUTO:
-            rate, _ = find_rate(backbone, head, plan, given.items, target, states=kept["states"], progress=progress, **told)
+            beside = {name: kept[name] for name in ("states", "others")}
+            rate, _ = find_rate(backbone, head, plan, given.items, target, progress=progress, **beside, **told)
             factor = rate / highest(plan)
             plan, self.plan_, self.lr_ = scaled(plan, factor), scaled(self.plan_, factor), self.lr_ * factor
             if progress:

@@ -15,7 +15,7 @@ from graft.data import View
 from graft.features import device_of, machine, remembered, throughput
 from graft.records import Epoch, Phase, Plan, Task
 from graft.strategies import make_plan
-from graft.train import train
+from graft.train import asks_for_others, train
 from graft.train.layer import torch_head
 from graft.transfer.inputs import Given
 
@@ -57,9 +57,11 @@ def epoch_seconds(backbone: Backbone, strategy: "str | Callable[..., Plan]", n_i
 
     training_speed: items a second that the whole network learns from; a third of that time is the forward pass.
     """
-    phases = make_plan(strategy, backbone.depth, 2, 1e-3).phases
-    learning = [next((group for group, rate in enumerate(phase.lr) if rate), backbone.depth) for phase in phases]
+    plan = make_plan(strategy, backbone.depth, 2, 1e-3)
+    learning = [next((group for group, rate in enumerate(phase.lr) if rate), backbone.depth) for phase in plan.phases]
     share = 1 - min(learning) / backbone.depth
+    # Each item then comes with one of the others.
+    n_items *= 2 if asks_for_others(plan) else 1
     return n_items / training_speed * (share + (1 - share) / 3 / LEAST_EPOCHS)
 
 
