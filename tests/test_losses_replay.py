@@ -34,7 +34,7 @@ def seen(now, places):
 
 
 def test_replay_is_the_mean_squared_difference_to_what_was_stored():
-    """Truth: Buzzega et al. 2020, equation 5, by hand: squares 1, 9, 0 and 4 over stored variances of 4 and 0, mean 2."""
+    """Truth: Buzzega et al. 2020, section 3, by hand: squares 1, 9, 0 and 4 over stored variances of 4 and 0, mean 2."""
     stored = [[2.0, 5.0], [-2.0, 5.0]]
     assert started(stored)(seen(torch.tensor([[-1.0, 2.0], [2.0, 7.0]]), [1, 0])).item() == pytest.approx((1 + 9 + 0 + 4) / 4 / 2)
     assert started(stored)(seen(tensor(stored)[[1, 0]], [1, 0])).item() == 0.0

@@ -8,7 +8,7 @@ from graft.losses.base import LOSSES, Added, Seen, Start, other_of, spread
 from graft.records import Plan, Task
 
 
-@LOSSES.add("Buzzega et al. 2020, arXiv:2004.07211, equation 5", name="replay")
+@LOSSES.add("Buzzega et al. 2020, arXiv:2004.07211, section 3", name="replay")
 class Replay(Added):
     """Mean squared difference of replayed items' features now and those stored before training, over the stored ones' mean variance.
 
