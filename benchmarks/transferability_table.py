@@ -17,6 +17,8 @@ SCORES = (
     "logistic_cv", "ridge_loo", "lda_loo", "knn", "logme", "nleep", "leep", "nce", "sfda", "etran", "etran_lda", "energy", "gbc", "h_score",
     "h_score_shrunk", "transrate", "parc", "lfc", "rankme",
 )  # fmt: skip
+# What `graft rank` says, which predicts a head whatever is trained then.
+SHIPPED = "fused prediction, fitted on heads"
 FUSED, DIRECT, STATIC, PUBLISHED = "fused prediction", "cross-validated head", "mean rank on other data sets", "ImageNet accuracy"
 DRAWS, LEVELS = 1000, (0.8, 0.95)
 # Of accuracy, by which the recommended one may be expected to fall short of the first.
@@ -51,14 +53,17 @@ def evidence(path):
 
 def judged(rows, truth):
     """One dict for each case: data, labels, what each method says, and what was true. truth: "probe" or "tuned"."""
-    rows = [row for row in rows if row[truth]]
+    every, rows = rows, [row for row in rows if row[truth]]
     found = []
     for left in dict.fromkeys(map(collection, rows)):
         known = [row for row in rows if collection(row) != left]
         predictor = fit(known, truth)
+        shipped = None if truth == "probe" else fit([row for row in every if collection(row) != left], "probe")
         for case in cases_of([row for row in rows if collection(row) == left]):
             if len(case) > 1:
                 found.append(one_case(case, known, predictor, truth))
+                if shipped:
+                    found[-1]["said"][SHIPPED] = shipped.predict(case).centre
     return found
 
 
