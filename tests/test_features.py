@@ -310,7 +310,7 @@ def test_throughput_is_measured_once_and_remembered(cache):
 def test_throughput_is_not_that_of_a_few_new_items(known, new, monkeypatch):
     """Most are found in the cache; the few others would be timed together with the setting up of the runtime."""
     choose = features.choose
-    monkeypatch.setattr(features, "choose", lambda *given, **named: (time.sleep(2), choose(*given, **named))[1])
+    monkeypatch.setattr(features, "choose", lambda *given, **named: (time.sleep(0.5), choose(*given, **named))[1])
     items = make_texts(known + new)
     extract(load("text"), items[:known], runtime="torch")
     # So many take a tenth of a second and less.
