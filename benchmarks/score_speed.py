@@ -67,25 +67,34 @@ def table():
     return markdown(["score", "items x features, classes", "seconds on the wall", "of the processor"], lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="all scores unless named")
-    parser.add_argument("--items", type=int, default=10_000)
+def options(description, repeats):
+    """What a benchmark of functions that read drawn features is told; others may be added."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="all unless named")
+    parser.add_argument("--items", type=int, default=10_000, help="of the source, where there are two sides")
     parser.add_argument("--features", type=int, default=1280)
     parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--table", action="store_true", help="print what was measured")
-    arguments = parser.parse_args()
+    return parser
+
+
+def measure(path, kind, known, arguments, size):
+    """Append a row for each function that was asked for. known: name -> a function of nothing. kind: the column of its name."""
+    for name in arguments.names or known:
+        wall, processor = shortest(known[name], arguments.repeats)
+        row = {kind: name, **size, "seconds": f"{wall:.3f}", "processor_seconds": f"{processor:.3f}"}
+        append(path, {**row, "commit": commit(), "machine": machine()})
+        print(f"{name} {wall:.2f} s, {processor:.2f} s of the processor", flush=True)
+
+
+def main():
+    arguments = options(__doc__, repeats=2).parse_args()
     if arguments.table:
         print(table())
         return
     size = {name: getattr(arguments, name) for name in COLUMNS}
-    known = calls(*drawn(**size))
-    for name in arguments.names or known:
-        wall, processor = shortest(known[name], arguments.repeats)
-        row = {"score": name, **size, "seconds": f"{wall:.3f}", "processor_seconds": f"{processor:.3f}"}
-        append(ROWS, {**row, "commit": commit(), "machine": machine()})
-        print(f"{name} {wall:.2f} s, {processor:.2f} s of the processor", flush=True)
+    measure(ROWS, "score", calls(*drawn(**size)), arguments, size)
 
 
 if __name__ == "__main__":

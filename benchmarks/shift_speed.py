@@ -8,8 +8,8 @@ processor's own, which other work on the same core does not stretch. Fitting the
 and its held-out outputs, made once for all methods, are not. Features are drawn, so no data is needed.
 """
 
-import argparse
 import os
+from functools import partial
 from pathlib import Path
 
 # Read when numpy is imported: one thread for whatever a method calls.
@@ -17,8 +17,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pandas as pd
-from rows import append, commit, machine, markdown
-from score_speed import drawn, shortest
+from rows import markdown
+from score_speed import drawn, measure, options
 
 ROWS = Path(__file__).with_name("shift_speed.csv")
 COLUMNS = ("items", "target", "features", "classes")
@@ -62,14 +62,8 @@ def table():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="all methods unless named")
-    parser.add_argument("--items", type=int, default=10_000, help="of the source")
+    parser = options(__doc__, repeats=1)
     parser.add_argument("--target", type=int, default=10_000, help="items of the target")
-    parser.add_argument("--features", type=int, default=1280)
-    parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="print what was measured")
     arguments = parser.parse_args()
     if arguments.table:
         print(table())
@@ -78,11 +72,7 @@ def main():
 
     size = {name: getattr(arguments, name) for name in COLUMNS}
     domains = domains_of(**size)
-    for name in arguments.names or list(SHIFTS):
-        wall, processor = shortest(lambda name=name: SHIFTS[name](domains), arguments.repeats)
-        row = {"method": name, **size, "seconds": f"{wall:.2f}", "processor_seconds": f"{processor:.2f}"}
-        append(ROWS, {**row, "commit": commit(), "machine": machine()})
-        print(f"{name} {wall:.2f} s, {processor:.2f} s of the processor", flush=True)
+    measure(ROWS, "method", {name: partial(SHIFTS[name], domains) for name in SHIFTS}, arguments, size)
 
 
 if __name__ == "__main__":
